@@ -1,0 +1,1 @@
+"""The one loop and its readings of a program: execute, observe."""

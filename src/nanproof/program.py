@@ -1,0 +1,215 @@
+"""The ML Program as data: typed SSA values, ops, blocks and functions.
+
+Plain frozen dataclasses without PyTorch and without coremltools, so that every reading of a program
+(execution, ranges, proof) works on the same small thing, whichever reader filled it.
+Dtype names are those of MIL (``MIL.proto`` and the coremltools text form): ``fp16``, ``int32``, ``bool``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Block", "Constant", "DType", "Function", "Op", "Program", "Source", "Type", "Value"]
+
+Array = NDArray[np.generic]
+Constant = Array | str
+"""A compile-time value: an array (0-d for scalars), or a string such as the ``mode`` of ``gelu``."""
+
+
+class DType(enum.Enum):
+    """Element type of a tensor, by its MIL name."""
+
+    FP16 = "fp16"
+    FP32 = "fp32"
+    FP64 = "fp64"
+    INT8 = "int8"
+    INT16 = "int16"
+    INT32 = "int32"
+    INT64 = "int64"
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    UINT32 = "uint32"
+    UINT64 = "uint64"
+    BOOL = "bool"
+    STRING = "string"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the type is a floating-point type."""
+        return self in _FLOATS
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the type is a signed or unsigned integer type (``bool`` is not)."""
+        return self.value.startswith(("int", "uint"))
+
+    @property
+    def numpy(self) -> np.dtype[np.generic]:
+        """The NumPy dtype of the same width."""
+        return np.dtype(_NUMPY.get(self, self.value))
+
+    @classmethod
+    def of_numpy(cls, dtype: np.dtype[np.generic]) -> DType:
+        """The MIL element type that holds values of a NumPy dtype.
+
+        Raises:
+            KeyError: No MIL type has this width.
+        """
+        return _FROM_NUMPY[np.dtype(dtype)]
+
+
+_FLOATS = frozenset({DType.FP16, DType.FP32, DType.FP64})
+_NUMPY = {DType.FP16: "float16", DType.FP32: "float32", DType.FP64: "float64", DType.STRING: "str"}
+_FROM_NUMPY = {dtype.numpy: dtype for dtype in DType}
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """Element type and shape of a tensor. An unknown dimension is a string, its symbol (``"?"`` if unnamed)."""
+
+    dtype: DType
+    shape: tuple[int | str, ...] = ()
+
+    def __str__(self) -> str:
+        dims = ", ".join(str(d) for d in self.shape)
+        return f"{self.dtype.value}[{dims}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an op comes from: the line of the user's Python code and the module path in the model."""
+
+    file: str
+    line: int
+    code: str = ""
+    module: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}"
+        return f"{self.module} at {where}" if self.module else where
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """One SSA value. Identity is what counts: two values are equal only if they are the same object.
+
+    ``const`` is set for values known at compile time (MIL ``const`` ops and immediate arguments).
+    """
+
+    name: str
+    type: Type
+    const: Constant | None = None
+
+    def __str__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """One operation. Each input holds a tuple of values, since MIL arguments may be variadic (``concat``)."""
+
+    type: str
+    name: str
+    inputs: Mapping[str, tuple[Value, ...]]
+    outputs: tuple[Value, ...]
+    blocks: tuple[Block, ...] = ()
+    attributes: Mapping[str, Constant] = field(default_factory=dict[str, Constant])
+    source: Source | None = None
+
+    def input(self, name: str) -> Value | None:
+        """The first value of the named input, or ``None`` if the input is absent."""
+        values = self.inputs.get(name, ())
+        return values[0] if values else None
+
+    @property
+    def operands(self) -> Iterator[Value]:
+        """All input values, constants included, in the order of the arguments."""
+        for values in self.inputs.values():
+            yield from values
+
+    @property
+    def dtype(self) -> DType | None:
+        """The floating-point type in which the op computes, or ``None`` if no float is involved.
+
+        The type of the first float output decides; ops whose results are not floats (comparisons, ``argmax``)
+        compute in the type of their first non-constant float input.
+        """
+        for value in self.outputs:
+            if value.type.dtype.is_float:
+                return value.type.dtype
+        floats = [v for v in self.operands if v.type.dtype.is_float]
+        floats.sort(key=lambda v: v.const is not None)
+        return floats[0].type.dtype if floats else None
+
+    def __str__(self) -> str:
+        outs = ", ".join(str(v) for v in self.outputs)
+        args = ", ".join(f"{k}={'/'.join(v.name for v in vs)}" for k, vs in self.inputs.items())
+        return f"{outs} = {self.type}({args})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A straight line of ops with its own inputs (of a loop body, say) and results."""
+
+    inputs: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    outputs: tuple[Value, ...]
+
+    def walk(self) -> Iterator[Op]:
+        """All ops in execution order, nested blocks after the op that owns them."""
+        for op in self.ops:
+            yield op
+            for block in op.blocks:
+                yield from block.walk()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function:
+    """A callable of the program: named inputs, one block, the opset it was written for (``"CoreML7"``)."""
+
+    name: str
+    inputs: Mapping[str, Value]
+    block: Block
+    opset: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """An ML Program. ``inputs`` and ``outputs`` are those of the default function, in order."""
+
+    functions: Mapping[str, Function]
+    default: str = "main"
+
+    @property
+    def main(self) -> Function:
+        """The default function."""
+        return self.functions[self.default]
+
+    @property
+    def inputs(self) -> Mapping[str, Type]:
+        """Name and type of every input, in order."""
+        return {name: value.type for name, value in self.main.inputs.items()}
+
+    @property
+    def outputs(self) -> Mapping[str, Type]:
+        """Name and type of every output, in order."""
+        return {value.name: value.type for value in self.main.block.outputs}
+
+    def walk(self) -> Iterator[Op]:
+        """All ops of all functions, nested blocks included."""
+        for function in self.functions.values():
+            yield from function.block.walk()
+
+    def __str__(self) -> str:
+        lines: list[str] = []
+        for function in self.functions.values():
+            args = ", ".join(str(v) for v in function.inputs.values())
+            lines.append(f"{function.name}[{function.opset}]({args})")
+            lines.extend(f"  {op}" for op in function.block.walk())
+            lines.append("  -> " + ", ".join(f"%{v.name}" for v in function.block.outputs))
+        return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What flows through a reading of a program: float formats, carriers."""

@@ -1,0 +1,76 @@
+"""Binary16 and the tensors that carry MIL values in PyTorch.
+
+A ``fp16`` value is carried in a ``torch.float32`` tensor that holds only numbers of the binary16 grid. Emulation by
+"compute in float32, round once" is several times faster on a CPU than PyTorch's own half kernels, and it is the only
+way to give an accumulator another width than the storage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanproof.program import Constant, DType
+
+__all__ = ["FP16_MAX", "FP16_SMALLEST_NORMAL", "FP16_SMALLEST_SUBNORMAL", "carrier", "from_carrier", "round_fp16", "to_carrier"]
+
+FP16_MAX = 65504.0
+"""Largest finite binary16 number, (2 - 2**-10) * 2**15 (IEEE 754-2019, table 3.5)."""
+FP16_SMALLEST_NORMAL = 2.0**-14
+FP16_SMALLEST_SUBNORMAL = 2.0**-24
+
+_CARRIERS = {
+    DType.FP16: torch.float32,
+    DType.FP32: torch.float32,
+    DType.FP64: torch.float64,
+    DType.INT8: torch.int8,
+    DType.UINT8: torch.uint8,
+    # PyTorch has no arithmetic for these widths, so a wider signed type carries them.
+    DType.UINT16: torch.int32,
+    DType.UINT32: torch.int64,
+    DType.UINT64: torch.int64,
+    DType.INT16: torch.int16,
+    DType.INT32: torch.int32,
+    DType.INT64: torch.int64,
+    DType.BOOL: torch.bool,
+}
+
+
+def carrier(dtype: DType) -> torch.dtype:
+    """The PyTorch dtype that carries a MIL dtype."""
+    return _CARRIERS[dtype]
+
+
+def round_fp16(x: Tensor) -> Tensor:
+    """Round a float32 tensor to the nearest binary16 numbers, ties to even, overflow to infinity.
+
+    Subnormals are kept (gradual underflow), as every Apple unit does elementwise. Same shape, dtype ``float32``.
+
+    >>> round_fp16(torch.tensor([65519.0, 65520.0, 2049.0, 1e-8])).tolist()
+    [65504.0, inf, 2048.0, 0.0]
+    """
+    return x.to(torch.float16).to(torch.float32)
+
+
+def to_carrier(array: Constant | Tensor, dtype: DType) -> Tensor | str:
+    """Put an array of any dtype into the carrier of ``dtype``; strings pass through."""
+    if isinstance(array, str):
+        return array
+    if isinstance(array, Tensor):
+        tensor = array
+    else:
+        # A 0-d or read-only array (a memory-mapped weight file) is copied: PyTorch needs writable memory.
+        tensor = torch.from_numpy(np.array(array, dtype=_torch_readable(array)))
+    tensor = tensor.to(carrier(dtype))
+    return round_fp16(tensor) if dtype is DType.FP16 else tensor
+
+
+def from_carrier(tensor: Tensor, dtype: DType) -> np.ndarray:
+    """The NumPy array of a carried value, in the NumPy dtype of the same width."""
+    return tensor.detach().numpy().astype(dtype.numpy, copy=False)
+
+
+def _torch_readable(array: np.ndarray) -> np.dtype[np.generic]:
+    wider = {np.dtype("uint16"): np.dtype("int32"), np.dtype("uint32"): np.dtype("int64"), np.dtype("uint64"): np.dtype("int64")}
+    return wider.get(array.dtype, array.dtype)
