@@ -47,7 +47,9 @@ class Executor:
         return {name: from_carrier(t, types[name].dtype) for name, t in outputs.items()}
 
 
-def predict(program: Program, inputs: Mapping[str, Any], *, numerics: str | Numerics = "reference") -> dict[str, np.ndarray]:
+def predict(
+    program: Program, inputs: Mapping[str, Any], *, numerics: str | Numerics = "reference"
+) -> dict[str, np.ndarray]:
     """Run an ML Program on this machine.
 
     Args:
@@ -95,7 +97,7 @@ def _check_input(name: str, type: Type, given: Any) -> np.ndarray:
         return array.astype(type.dtype.numpy)
     if array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
         raise InputError(f"Input '{name}' holds fractions or non-finite numbers, but the program takes {type}.")
-    limits = np.iinfo(type.dtype.numpy)
+    limits = np.iinfo(type.dtype.value)
     if array.size and (array.min() < limits.min or array.max() > limits.max):
         raise InputError(
             f"Input '{name}' holds values from {array.min()} to {array.max()}, beyond the range of {type.dtype.value} "

@@ -13,6 +13,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from nanproof.values.floats import round_fp16
 
@@ -57,17 +58,21 @@ class SingleInside(Arithmetic):
     accumulators, one rounding when the result is stored (G2-G5; for softmax and norms an assumption, see section 9.2).
     """
 
+    @override
     def round(self, x: Tensor) -> Tensor:
         return x
 
+    @override
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.matmul(x, y)
 
+    @override
     def conv(self, x: Tensor, weight: Tensor, settings: ConvSettings) -> Tensor:
         strides, dilations, groups = settings
         convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.dim() - 2]
         return convolve(x, weight, None, tuple(strides), 0, tuple(dilations), groups)
 
+    @override
     def sum(self, x: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
         return torch.sum(x, dim=list(dims), keepdim=keepdim) if len(dims) else x
 
@@ -80,19 +85,22 @@ class HalfInside(Arithmetic):
     (device facts C2). It is the harshest of the IEEE readings: sums overflow at 65504 and stall at 2048.
     """
 
+    @override
     def round(self, x: Tensor) -> Tensor:
         return round_fp16(x)
 
+    @override
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = (x.unsqueeze(0) if x.dim() == 1 else x), (y.unsqueeze(1) if y.dim() == 1 else y)
         shape = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
-        total = torch.zeros(shape, dtype=torch.float32)
-        left, right = x.movedim(-1, 0).contiguous(), y.movedim(-2, 0).contiguous()
+        # Of two binary16 numbers float64 holds the product, and its sum with a third, so that one rounding remains.
+        total = torch.zeros(shape, dtype=torch.float64)
+        left, right = x.to(torch.float64).movedim(-1, 0).contiguous(), y.to(torch.float64).movedim(-2, 0).contiguous()
         for k in range(left.shape[0]):
-            # The product of two binary16 numbers is exact in float32: 11 + 11 significant bits.
-            total = round_fp16(total + left[k].unsqueeze(-1) * right[k].unsqueeze(-2))
-        return total
+            total = _nearest_fp16(total + left[k].unsqueeze(-1) * right[k].unsqueeze(-2))
+        return total.to(torch.float32)
 
+    @override
     def conv(self, x: Tensor, weight: Tensor, settings: ConvSettings) -> Tensor:
         strides, dilations, groups = settings
         windows = _windows(x, weight.shape[2:], strides, dilations)
@@ -104,6 +112,7 @@ class HalfInside(Arithmetic):
         out = self.matmul(columns, kernels.unsqueeze(0))
         return out.transpose(2, 3).reshape(batch, weight.shape[0], *spatial)
 
+    @override
     def sum(self, x: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
         if not len(dims):
             return x
@@ -116,6 +125,23 @@ class HalfInside(Arithmetic):
             for d in sorted(d % x.dim() for d in dims):
                 total = total.unsqueeze(d)
         return total
+
+
+def _nearest_fp16(x: Tensor) -> Tensor:
+    """Round a float64 tensor to binary16, once. Same shape and dtype.
+
+    PyTorch goes there by way of float32 and rounds twice, which picks the wrong neighbour where the float32 is the
+    midpoint of two binary16 numbers. Rounded to odd at 24 bits first, no float32 is such a midpoint by accident
+    (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+    """
+    bits = x.view(torch.int64)
+    # The carry of this addition sets the last bit that is kept if any bit below it is set.
+    odd = ((bits & _BELOW_24).add_(_BELOW_24)).bitwise_or_(bits).bitwise_and_(~_BELOW_24)
+    return odd.view(torch.float64).to(torch.float16).to(torch.float64)
+
+
+_BELOW_24 = (1 << 29) - 1
+"""The bits of a float64 beyond the 24 significant ones of a float32."""
 
 
 def _windows(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Tensor:

@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from nanproof.ops import elementwise
+from nanproof.ops import (
+    activation,
+    binary,
+    compression,
+    contraction,
+    elementwise,
+    filling,
+    image,
+    indexing,
+    logic,
+    normalisation,
+    ordering,
+    pooling,
+    reduction,
+    slicing,
+    structural,
+)
 from nanproof.ops.record import Note, OpDef, Sample
 
 __all__ = ["TABLE", "Note", "OpDef", "Sample"]
@@ -20,5 +36,21 @@ def _table(*families: Iterable[OpDef]) -> Mapping[str, OpDef]:
     return MappingProxyType(dict(sorted(table.items())))
 
 
-TABLE: Mapping[str, OpDef] = _table(elementwise.OPS)
+TABLE: Mapping[str, OpDef] = _table(
+    activation.OPS,
+    binary.OPS,
+    compression.OPS,
+    contraction.OPS,
+    elementwise.OPS,
+    filling.OPS,
+    image.OPS,
+    indexing.OPS,
+    logic.OPS,
+    normalisation.OPS,
+    ordering.OPS,
+    pooling.OPS,
+    reduction.OPS,
+    slicing.OPS,
+    structural.OPS,
+)
 """Every MIL op that nanproof knows, by name."""

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
@@ -31,6 +30,7 @@ __all__ = [
     "ints",
     "logical",
     "op",
+    "parametric",
     "reduction",
     "scalar",
     "structural",
@@ -39,6 +39,9 @@ __all__ = [
 
 Rule = Callable[..., Any]
 """``run(arithmetic, **mil_inputs)`` → a tensor, or a sequence of tensors for several outputs."""
+
+Exact = Callable[[Any], Any] | Callable[[Any, Any], Any] | Callable[[Any, Any, Any], Any]
+"""The function of an elementwise op on single mpmath numbers, its inputs in the order of ``run``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class OpDef:
 def ints(value: Tensor | Sequence[int] | int) -> list[int]:
     """A parameter such as ``axes`` or ``perm`` as Python integers.
 
+    >>> import torch
     >>> ints(torch.tensor([0, 2])), ints(torch.tensor(3))
     ([0, 2], [3])
     """
@@ -130,13 +134,19 @@ def flag(value: Tensor | bool) -> bool:
 # Sample data shared by the families
 
 _GRID = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 0.1, -0.3, 2.0, -2.0, 3.0, 7.0, -7.5, 10.25, 11.0, 12.0, -12.0, 89.0, -89.0)
-_EDGE = (2.0**-24, 6.1e-5, -6.1e-5, 1e-8, 255.0, 256.5, 2047.0, 2049.0, 32768.0, 65504.0, -65504.0, 65519.0, 65520.0, 1e5, -1e6)
+_EDGE = (2.0**-24, 6.1e-5, -6.1e-5, 1e-8, 255.0, 256.5, 2047.0, 2049.0, 32768.0, 65504.0, -65504.0, 65519.0, 65520.0)
+_BEYOND = (1e5, -1e6)
 
 
 def float_grid(low: float = -np.inf, high: float = np.inf) -> np.ndarray:
     """Numbers that tell implementations apart: signs, powers of two, limits of binary16, inside ``[low, high]``."""
-    values = np.array(_GRID + _EDGE, dtype=np.float32)
+    values = np.array(_GRID + _EDGE + _BEYOND, dtype=np.float32)
     return values[(values >= low) & (values <= high)]
+
+
+def float_specials() -> np.ndarray:
+    """Infinities, NaN and both zeros."""
+    return np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1.0, -1.0], np.float32)
 
 
 def float_block(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
@@ -153,6 +163,10 @@ def int_block(*shape: int, low: int = -5, high: int = 9, seed: int = 0) -> np.nd
 # Families
 
 
+def _no_samples() -> Iterable[Sample]:
+    return ()
+
+
 def op(name: str, family: str, run: Rule, samples: Callable[[], Iterable[Sample]], **fields: Any) -> OpDef:
     """A record written out in full, for ops that no family fills."""
     return OpDef(name=name, family=family, run=run, samples=samples, **fields)
@@ -165,9 +179,13 @@ def unary(
     exact: Callable[[Any], Any],
     increasing: bool | None = None,
     domain: tuple[float, float] = (-np.inf, np.inf),
+    integers: bool = False,
     **fields: Any,
 ) -> OpDef:
-    """Elementwise function of one float tensor ``x``; ``exact`` is the same function in mpmath."""
+    """Elementwise function of one tensor ``x``; ``exact`` is the same function in mpmath.
+
+    ``domain`` bounds the finite samples, ``integers`` tells that ``x`` may be ``int32`` too.
+    """
 
     def rule(arithmetic: Arithmetic, x: Tensor) -> Tensor:
         return run(x)
@@ -175,14 +193,48 @@ def unary(
     def samples() -> Iterable[Sample]:
         yield Sample({"x": float_grid(*domain)})
         yield Sample({"x": float_grid(*domain)[:6].reshape(1, 2, 3)})
+        yield Sample({"x": float_specials()})
+        if integers:
+            yield Sample({"x": int_block(2, 5)})
 
     return OpDef(name=name, family="unary", run=rule, exact=exact, increasing=increasing, samples=samples, **fields)
 
 
-def binary(
-    name: str, run: Callable[[Tensor, Tensor], Tensor], *, exact: Callable[[Any, Any], Any], integers: bool = True, **fields: Any
+def parametric(
+    name: str,
+    run: Rule,
+    *,
+    exact: Exact,
+    parameters: Sequence[Mapping[str, Any]],
+    domain: tuple[float, float] = (-np.inf, np.inf),
+    extra: Callable[[], Iterable[Sample]] = _no_samples,
+    **fields: Any,
 ) -> OpDef:
-    """Elementwise function of two broadcast tensors of one dtype."""
+    """Elementwise function of one float tensor ``x`` and of constant scalars or strings.
+
+    ``run`` is a full rule; ``exact`` takes ``x`` and the parameters in the order of ``run``. ``parameters`` are the
+    settings to test: numbers become float32 scalars, and an absent one takes its default. ``domain`` bounds ``x``.
+    """
+
+    def samples() -> Iterable[Sample]:
+        for setting in parameters:
+            typed = {k: v if isinstance(v, str) else np.float32(v) for k, v in setting.items()}
+            yield Sample({"x": float_grid(*domain), **typed})
+            yield Sample({"x": float_specials(), **typed})
+        yield from extra()
+
+    return OpDef(name=name, family="unary", run=run, exact=exact, samples=samples, **fields)
+
+
+def binary(
+    name: str,
+    run: Callable[[Tensor, Tensor], Tensor],
+    *,
+    exact: Callable[[Any, Any], Any],
+    integers: Callable[[], Iterable[Sample]] = _no_samples,
+    **fields: Any,
+) -> OpDef:
+    """Elementwise function of two broadcast tensors of one dtype; ``integers`` makes its ``int32`` samples."""
 
     def rule(arithmetic: Arithmetic, x: Tensor, y: Tensor) -> Tensor:
         return run(x, y)
@@ -190,8 +242,8 @@ def binary(
     def samples() -> Iterable[Sample]:
         yield Sample({"x": float_block(2, 3, 4, scale=3.0), "y": float_block(3, 1, seed=1, scale=3.0)})
         yield Sample({"x": float_grid(0.25, 100.0), "y": np.float32(1.5)})
-        if integers:
-            yield Sample({"x": int_block(3, 4, low=1), "y": int_block(4, low=1, seed=1)})
+        yield Sample({"x": float_specials().reshape(-1, 1), "y": float_specials()})
+        yield from integers()
 
     return OpDef(name=name, family="binary", run=rule, exact=exact, samples=samples, **fields)
 
@@ -204,7 +256,8 @@ def comparison(name: str, run: Callable[[Tensor, Tensor], Tensor], **fields: Any
 
     def samples() -> Iterable[Sample]:
         yield Sample({"x": int_block(4, 5), "y": int_block(5, seed=1)})
-        yield Sample({"x": np.array([0.0, -0.0, 1.0, 65504.0, 3.0], np.float32), "y": np.array([0.0, 0.0, 2.0, 65504.0, -3.0], np.float32)})
+        yield Sample({"x": float_grid().reshape(-1, 1), "y": float_grid()})
+        yield Sample({"x": float_specials().reshape(-1, 1), "y": float_specials()})
 
     return OpDef(name=name, family="comparison", run=rule, samples=samples, **fields)
 
@@ -243,6 +296,8 @@ def reduction(
         yield Sample({"x": x.astype(np.float32)})
         if integers:
             yield Sample({"x": int_block(2, 3, low=1), "axes": np.array([1], np.int32)})
+        if integers and not positive:
+            yield Sample({"x": int_block(3, 4, low=-9), "axes": np.array([0], np.int32)})
 
     return OpDef(name=name, family="reduction", run=rule, samples=samples, **fields)
 

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from nanproof.program import Constant, DType
 
-__all__ = ["FP16_MAX", "FP16_SMALLEST_NORMAL", "FP16_SMALLEST_SUBNORMAL", "carrier", "from_carrier", "round_fp16", "to_carrier"]
+__all__ = [
+    "FP16_MAX",
+    "FP16_SMALLEST_NORMAL",
+    "FP16_SMALLEST_SUBNORMAL",
+    "carrier",
+    "from_carrier",
+    "round_fp16",
+    "to_carrier",
+]
 
 FP16_MAX = 65504.0
 """Largest finite binary16 number, (2 - 2**-10) * 2**15 (IEEE 754-2019, table 3.5)."""
@@ -60,17 +68,21 @@ def to_carrier(array: Constant | Tensor, dtype: DType) -> Tensor | str:
     if isinstance(array, Tensor):
         tensor = array
     else:
-        # A 0-d or read-only array (a memory-mapped weight file) is copied: PyTorch needs writable memory.
-        tensor = torch.from_numpy(np.array(array, dtype=_torch_readable(array)))
+        # The copy is wanted: PyTorch needs writable memory, and a weight file is mapped read-only.
+        tensor = torch.from_numpy(np.array(array, dtype=_torch_readable(array.dtype)))
     tensor = tensor.to(carrier(dtype))
     return round_fp16(tensor) if dtype is DType.FP16 else tensor
 
 
 def from_carrier(tensor: Tensor, dtype: DType) -> np.ndarray:
     """The NumPy array of a carried value, in the NumPy dtype of the same width."""
+    if dtype is DType.FP16:
+        tensor = tensor.to(torch.float16)  # `reference` may hold more than 65504, of which NumPy would warn
     return tensor.detach().numpy().astype(dtype.numpy, copy=False)
 
 
-def _torch_readable(array: np.ndarray) -> np.dtype[np.generic]:
-    wider = {np.dtype("uint16"): np.dtype("int32"), np.dtype("uint32"): np.dtype("int64"), np.dtype("uint64"): np.dtype("int64")}
-    return wider.get(array.dtype, array.dtype)
+_WIDER: dict[str, str] = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}
+
+
+def _torch_readable(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    return np.dtype(_WIDER.get(dtype.name, dtype.name))
