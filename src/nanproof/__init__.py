@@ -1,1 +1,42 @@
-"""nanproof: Core ML ML Programs that run in FP16 without NaN, Inf or silent damage, checked on any machine."""
+"""nanproof: Core ML ML Programs that run in FP16 without NaN, Inf or silent damage, checked on any machine.
+
+The public names are loaded when they are first used, so that ``import nanproof`` loads neither PyTorch nor coremltools.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanproof.comparison.compare import Comparison, compare
+    from nanproof.conductor import convert
+    from nanproof.interpret.execute import predict
+    from nanproof.mil.read import load
+    from nanproof.program import Program
+    from nanproof.result import Conversion
+
+__version__ = "0.1.0"
+__all__ = ["Comparison", "Conversion", "Program", "compare", "convert", "load", "predict"]
+
+_HOMES = {
+    "Comparison": "nanproof.comparison.compare",
+    "Conversion": "nanproof.result",
+    "Program": "nanproof.program",
+    "compare": "nanproof.comparison.compare",
+    "convert": "nanproof.conductor",
+    "load": "nanproof.mil.read",
+    "predict": "nanproof.interpret.execute",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nanproof' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # a submodule of the same name (nanproof.convert) must not hide the function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Metrics, and running two things on the same inputs."""

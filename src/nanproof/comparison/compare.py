@@ -1,0 +1,148 @@
+"""Running two things on the same inputs and comparing what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from nanproof.capture.module import Batch, as_batch, call
+from nanproof.comparison.metrics import Difference, difference
+from nanproof.errors import InputError
+from nanproof.interpret.execute import Executor, predict
+from nanproof.program import Program
+
+__all__ = ["Comparison", "OutputComparison", "as_batches", "compare", "compare_outputs", "named_inputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputComparison:
+    """One output over all batches: the worst batch decides."""
+
+    name: str
+    worst: Difference
+    worst_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far a program under some numerics is from its reference, per output."""
+
+    numerics: str
+    outputs: tuple[OutputComparison, ...]
+    batches: int
+
+    def within(self, tolerance: float) -> bool:
+        """Whether every output is finite where it should be and within ``tolerance`` of the reference's range."""
+        return all(o.worst.within(tolerance) for o in self.outputs)
+
+    @property
+    def error(self) -> float:
+        """The largest error of any output, relative to its range."""
+        return max((o.worst.error for o in self.outputs), default=0.0)
+
+    @property
+    def nonfinite(self) -> int:
+        """Inf and NaN elements that the reference does not have, in the worst batches."""
+        return sum(o.worst.nonfinite for o in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        outputs = [{"name": o.name, "worst_batch": o.worst_batch, **o.worst.to_dict()} for o in self.outputs]
+        return {"numerics": self.numerics, "batches": self.batches, "outputs": outputs}
+
+
+def as_batches(inputs: Any) -> list[Batch]:
+    """One or several calls' arguments.
+
+    A list of tuples, mappings or batches means several calls; all else is one call (see ``capture.as_batch``).
+
+    Raises:
+        InputError: There are no inputs.
+    """
+    if not isinstance(inputs, Iterable) or isinstance(inputs, (Tensor, Mapping, tuple, np.ndarray)):
+        return [as_batch(inputs)]
+    items: list[Any] = list(inputs)
+    if items and all(isinstance(item, Tensor) for item in items):
+        return [as_batch(items)]
+    if not items:
+        raise InputError("There are no inputs: pass at least one batch.")
+    return [as_batch(item) for item in items]
+
+
+def named_inputs(program: Program, batch: Batch) -> dict[str, np.ndarray]:
+    """The tensors of a call by the program's input names, in order.
+
+    Raises:
+        InputError: The number of tensors differs from the number of inputs.
+    """
+    names, tensors = list(program.inputs), batch.tensors
+    if len(names) != len(tensors):
+        raise InputError(
+            f"The program takes {len(names)} inputs ({', '.join(names)}), but the call has {len(tensors)} tensors."
+        )
+    by_name = {k: v for k, v in dict(batch.kwargs).items() if isinstance(v, Tensor)}
+    if not batch.args and set(by_name) == set(names):
+        return {name: by_name[name].detach().numpy() for name in names}
+    return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+
+def compare_outputs(
+    names: Sequence[str],
+    actual: Sequence[Mapping[str, np.ndarray]],
+    expected: Sequence[Sequence[np.ndarray]],
+    numerics: str,
+) -> Comparison:
+    """Compare outputs of several batches, by position.
+
+    Raises:
+        InputError: The number or the shapes of the outputs differ.
+    """
+    worst: dict[str, OutputComparison] = {}
+    for i, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+        if len(theirs) != len(names):
+            raise InputError(f"The program has {len(names)} outputs ({', '.join(names)}), the reference {len(theirs)}.")
+        for name, reference in zip(names, theirs, strict=True):
+            try:
+                found = difference(ours[name], reference)
+            except ValueError as error:
+                raise InputError(f"Output '{name}' cannot be compared: {error}.") from error
+            if name not in worst or _badness(found) > _badness(worst[name].worst):
+                worst[name] = OutputComparison(name, found, i)
+    return Comparison(numerics, tuple(worst.values()), len(actual))
+
+
+def compare(
+    program: Program, reference: nn.Module | ExportedProgram | Program, inputs: Any, *, numerics: str = "reference"
+) -> Comparison:
+    """Run a program and its reference on the same inputs.
+
+    Args:
+        program: The ML Program.
+        reference: A PyTorch module, an exported program, or another ML Program (run under ``reference`` numerics).
+        inputs: Arguments of one call (a tensor, a tuple, or a dict by keyword), or a list of such for several calls.
+            For another ML Program: a mapping from input name to array, or a list of such.
+        numerics: How ``program`` computes.
+
+    Raises:
+        InputError: Inputs or outputs do not fit each other.
+        CouldNotCheckError: An op cannot be executed.
+    """
+    executor = Executor(program, numerics)
+    names = list(program.outputs)
+    if isinstance(reference, Program):
+        feeds: list[Mapping[str, Any]] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        expected = [list(predict(reference, feed).values()) for feed in feeds]
+        return compare_outputs(names, [executor(feed) for feed in feeds], expected, executor.numerics.name)
+    batches = as_batches(inputs)
+    actual = [executor(named_inputs(program, batch)) for batch in batches]
+    theirs = [[t.numpy() for t in call(reference, batch)] for batch in batches]
+    return compare_outputs(names, actual, theirs, executor.numerics.name)
+
+
+def _badness(d: Difference) -> tuple[int, float]:
+    return d.nonfinite, d.error

@@ -1,0 +1,248 @@
+"""The conductor: capture → MIL → observe → plan → edit → save → read back → execute → compare → verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+from torch.export import ExportedProgram
+
+from nanproof import __version__
+from nanproof.capture.module import Captured, as_batch, capture
+from nanproof.comparison.compare import Comparison, compare_outputs
+from nanproof.comparison.metrics import difference
+from nanproof.diagnosis.births import Birth, find_births
+from nanproof.errors import UsageError
+from nanproof.findings import Finding
+from nanproof.interpret.execute import Executor
+from nanproof.interpret.observe import Ranges, observe
+from nanproof.mil.edit import ApplyEdits
+from nanproof.mil.frontend import Options, Typing, lower, package
+from nanproof.mil.names import base_name
+from nanproof.mil.package import ScratchFolder, write_model
+from nanproof.mil.read import load
+from nanproof.mil.reflect import reflect
+from nanproof.numerics import get
+from nanproof.plan.plan import Plan
+from nanproof.plan.planner import first_plan, replan
+from nanproof.program import Block, DType, Program, Source
+from nanproof.result import Conversion
+from nanproof.trial import Trial, gather, worst
+
+__all__ = ["Precision", "convert"]
+
+Precision = Literal["auto", "float16", "float32"]
+Progress = Callable[[str], None]
+
+_Run = tuple[list[Birth], list[dict[str, np.ndarray]]]
+_MOST_ROUNDS = 8
+_REWRITE_TOLERANCE = 1e-4
+"""A rewrite claims the same result; in float32 it may differ by rounding, not more."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Wall time by stage; tells ``progress`` what begins."""
+
+    progress: Progress | None
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        if self.progress is not None:
+            self.progress(stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def convert(
+    module: nn.Module | ExportedProgram,
+    example_inputs: Any,
+    *,
+    precision: Precision = "auto",
+    units: Sequence[str] = ("gpu",),
+    calibration: Iterable[Any] | None = None,
+    tolerance: float = 1e-2,
+    stress: bool = True,
+    minimum_deployment_target: Any = "iOS17",
+    inputs: Any = None,
+    outputs: Any = None,
+    compute_units: Any = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a PyTorch model to an ML Program that is finite in FP16, and show it on the written file.
+
+    Args:
+        module: The module (converted in evaluation mode), or an ``ExportedProgram``.
+        example_inputs: What you would pass to the module: a tensor, a tuple, or a dict of keyword arguments.
+        precision: ``"auto"``: FP16, with rewrites where they make it safe and FP32 where nothing else does;
+            ``"float16"``: FP16 throughout, rewrites included, no FP32 islands; ``"float32"``: FP32 throughout.
+        units: Numerics under which the written file is executed and judged: ``"gpu"``, ``"strict"``, ``"reference"``.
+        calibration: Further inputs, each as ``example_inputs``. Ranges are observed and the result is judged on all.
+        tolerance: Largest error that counts as the same, relative to the range of an output.
+        stress: Also run masks at their worst (a row masked everywhere, padding on the left, ...).
+        minimum_deployment_target: As in ``coremltools.convert``; a name such as ``"iOS17"`` will do. The default
+            differs from coremltools', since from iOS17 on small epsilons stay FP32 beside FP16 data.
+        inputs: As in ``coremltools.convert``.
+        outputs: As in ``coremltools.convert``.
+        compute_units: As in ``coremltools.convert``.
+        progress: Called with the name of each stage as it begins.
+
+    Returns:
+        The conversion. Nothing is written to a place of yours before you call its ``save``.
+
+    Raises:
+        UsageError: A wrong argument; no such numerics; inputs missing; the module cannot be captured or lowered.
+        CouldNotCheckError: The program was converted but holds an op that cannot be executed, so nothing is known of
+            it.
+    """
+    numerics = [get(unit).name for unit in units]
+    if not numerics:
+        raise UsageError("No units were given, so nothing could be checked. Pass units=('gpu',), for example.")
+    if precision not in ("auto", "float16", "float32"):
+        raise UsageError(f"Unknown precision '{precision}'. Use 'auto', 'float16' or 'float32'.")
+    options = Options(minimum_deployment_target, inputs, outputs, compute_units)
+    clock = _Clock(progress)
+    with clock("capture"):
+        captured = capture(module, example_inputs)
+    with clock("lower"):
+        pymil = lower(captured.exported, options)
+        fp32 = _with_sources(reflect(pymil), captured.sources)
+    with clock("observe"):
+        batches = [captured.example, *(as_batch(c) for c in calibration or ())]
+        trial = gather(module, fp32, batches, with_stress=stress)
+        ranges, answers = observe(fp32, trial.all_inputs)
+        fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
+    with clock("plan"):
+        plan, findings = first_plan(fp32, ranges) if precision != "float32" else (Plan(), [])
+        if precision == "float16":
+            plan = replace(plan, islands=(), fp32_outputs=())
+    build = _Build(captured, options, fp32, ranges, trial, answers, numerics, precision, clock)
+    return build.finish(pymil, plan, findings, fidelity, tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """The second half of a conversion: write, read back, execute, and plan again while something is born non-finite."""
+
+    captured: Captured
+    options: Options
+    fp32: Program
+    ranges: Ranges
+    trial: Trial
+    answers: Sequence[Mapping[str, np.ndarray]]
+    numerics: Sequence[str]
+    precision: Precision
+    clock: _Clock
+
+    def finish(
+        self, pymil: Any, plan: Plan, findings: list[Finding], fidelity: Comparison, tolerance: float
+    ) -> Conversion:
+        folder = ScratchFolder()
+        path = folder.path / "model.mlpackage"
+        plan, pymil = self._checked(plan, pymil)
+        program, runs = self._tried(pymil, plan, path)
+        for _ in range(_MOST_ROUNDS if self.precision == "auto" else 0):
+            better, more = replan(plan, self.fp32, [birth for born, _ in runs.values() for birth in born])
+            if better == plan:
+                break
+            findings = [*findings, *more]
+            plan, pymil = self._checked(better, self._lower())
+            program, runs = self._tried(pymil, plan, path)
+        units = {n: self.trial.judge(n, born, outputs, tolerance) for n, (born, outputs) in runs.items()}
+        return Conversion(
+            program=_with_sources(program, self.captured.sources),
+            fp32_program=self.fp32,
+            verdict=worst([unit.verdict for unit in units.values()]),
+            units=units,
+            findings=tuple(findings),
+            plan=replace(plan, fp32_ops=count_fp32(program)),
+            fidelity=fidelity,
+            stress=tuple(self.trial.stress),
+            tolerance=tolerance,
+            seconds=self.clock.seconds,
+            package=path,
+            folder=folder,
+        )
+
+    def _lower(self) -> Any:
+        with self.clock("lower"):
+            return lower(self.captured.exported, self.options)
+
+    def _checked(self, plan: Plan, pymil: Any) -> tuple[Plan, Any]:
+        """The MIL program with all edits applied, once float32 execution has shown that they change nothing.
+
+        A rewrite that does change something is taken back: its ops stay FP32 instead.
+        """
+        if not plan.edits:
+            return plan, pymil
+        with self.clock("check rewrites"):
+            ApplyEdits(plan.edits)(pymil)
+            changed = self._change(reflect(pymil))
+        if not changed:
+            return plan, pymil
+        return self._checked(plan.without_rewrites(self.fp32, changed), self._lower())
+
+    def _change(self, rewritten: Program) -> str:
+        """How the rewritten program differs from the original in float32, or an empty string.
+
+        On given inputs it may differ by rounding. On stress inputs it has to be finite where the original is: rows that
+        mask everything hold nothing meaningful (see ``rewrite.mask_sentinel``).
+        """
+        executor, count = Executor(rewritten), len(self.trial.inputs)
+        for i, (batch, answer) in enumerate(zip(self.trial.all_inputs, self.answers, strict=True)):
+            result = executor(batch)
+            for name, reference in answer.items():
+                found = difference(result[name], reference)
+                if found.nonfinite or (i < count and not found.within(_REWRITE_TOLERANCE)):
+                    return f"rewritten, output '{name}' changed by {found.error:.3g} of its range in float32"
+        return ""
+
+    def _tried(self, pymil: Any, plan: Plan, path: Path) -> tuple[Program, dict[str, _Run]]:
+        """The program as written and read back, and what it does under each unit's numerics on all inputs."""
+        program = self._write(pymil, plan, path)
+        with self.clock("verify"):
+            return program, {n: find_births(program, self.trial.all_inputs, self.ranges, n) for n in self.numerics}
+
+    def _write(self, pymil: Any, plan: Plan, path: Path) -> Program:
+        with self.clock("write"):
+            typing = Typing(
+                fp16=self.precision != "float32",
+                fp32_ops=plan.kept,
+                fp32_outputs=plan.fp32_outputs,
+                metadata={"com.github.nanproof.version": __version__},
+            )
+            write_model(package(pymil, typing, self.options), path)
+            return load(path)
+
+
+def count_fp32(program: Program) -> int:
+    """Ops of a program that compute in FP32, casts not included."""
+    return sum(op.dtype is DType.FP32 and op.type != "cast" for op in program.walk())
+
+
+def _with_sources(program: Program, sources: Mapping[str, Source]) -> Program:
+    """The program with the line of the user's code at every op whose name is known to the exported graph."""
+
+    def sourced(block: Block) -> Block:
+        ops = tuple(
+            replace(
+                op,
+                source=sources.get(base_name(op.name), op.source),
+                blocks=tuple(sourced(inner) for inner in op.blocks),
+            )
+            for op in block.ops
+        )
+        return replace(block, ops=ops)
+
+    functions = {name: replace(f, block=sourced(f.block)) for name, f in program.functions.items()}
+    return replace(program, functions=functions)

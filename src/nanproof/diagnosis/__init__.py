@@ -1,0 +1,1 @@
+"""Where Inf and NaN are born."""

@@ -1,0 +1,107 @@
+"""Findings: hazards located in a model, under stable codes.
+
+A code is one record (:class:`Kind`): what it means, why it is bad, an example, the fix. The docs page and the reports
+print the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nanproof.program import Op, Source
+
+__all__ = ["KINDS", "Finding", "Kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a finding code stands for."""
+
+    code: str
+    name: str
+    what: str
+    why: str
+    example: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One hazard at one place.
+
+    Attributes:
+        code: Key of :data:`KINDS`.
+        op: Name of the MIL op, as it is called in the float32 program.
+        op_type: Its MIL type.
+        detail: What was found there, with the values that did it.
+        remedy: What the conversion did about it.
+        source: The line of the user's code, where it is known.
+    """
+
+    code: str
+    op: str
+    op_type: str
+    detail: str
+    remedy: str = ""
+    source: Source | None = None
+
+    @classmethod
+    def at(cls, code: str, op: Op, detail: str, remedy: str = "") -> Finding:
+        """A finding at an op."""
+        return cls(code, op.name, op.type, detail, remedy, op.source)
+
+    @property
+    def kind(self) -> Kind:
+        """The record of the code."""
+        return KINDS[self.code]
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.code: kind
+    for kind in (
+        Kind(
+            "NP101",
+            "mask-sentinel",
+            "A constant that stands for minus infinity in an attention mask lies beyond the FP16 range, or so near to "
+            "its end that one addition leaves it.",
+            "It becomes -inf in FP16. A row of the softmax that is masked everywhere is then NaN, and `0 * -inf` is "
+            "NaN for every token, padded or not.",
+            "scores + (1.0 - mask) * torch.finfo(torch.float32).min",
+            "Use a finite number with head-room (-3e4), so that mask + score and mask + mask stay in range.",
+        ),
+        Kind(
+            "NP102",
+            "clip-bound",
+            "A bound of clip, maximum or minimum lies beyond the FP16 range.",
+            "It becomes infinite in FP16: the operation no longer guarantees a finite result, and arithmetic with the "
+            "bound makes NaN.",
+            "x.clamp(torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)",
+            "Bound at ±65504, the largest FP16 number: no FP16 number lies outside.",
+        ),
+        Kind(
+            "NP103",
+            "constant-overflow",
+            "A weight or constant lies beyond the FP16 range.",
+            "It becomes infinite in FP16, and so does most of what is computed from it.",
+            "x @ weight, where weight.abs().max() > 65504",
+            "Keep the operation in FP32, or scale the weight and scale the result back.",
+        ),
+        Kind(
+            "NP110",
+            "activation-overflow",
+            "A value computed from the given inputs lies beyond the FP16 range.",
+            "It becomes infinite in FP16; inf - inf, 0 * inf and inf / inf are NaN.",
+            "a residual stream that grows beyond 65504; x.pow(2) of |x| > 256",
+            "Keep the operations that read or write the value in FP32, or scale the values down.",
+        ),
+        Kind(
+            "NP120",
+            "non-finite-birth",
+            "When the converted program ran, an operation made Inf or NaN of finite operands where FP32 is finite.",
+            "Inf and NaN spread through everything that is computed from them.",
+            "any of the above, met while the written file was executed",
+            "Keep the operation in FP32.",
+        ),
+    )
+}

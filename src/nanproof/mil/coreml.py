@@ -1,0 +1,46 @@
+"""coremltools, imported quietly.
+
+On any OS but macOS coremltools logs one warning for each missing native library, and it writes progress bars and hints
+about its own graph to stderr. Users of nanproof can act on none of these, so they are held back; errors are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+__all__ = ["ct", "mb", "quiet", "register_torch_op", "torch_ops", "types"]
+
+_LOGGER = logging.getLogger("coremltools")
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Hold back coremltools' hints and progress bars while it works."""
+    level = _LOGGER.level
+    _LOGGER.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _LOGGER.setLevel(level)
+
+
+with quiet():
+    import coremltools
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.frontend.torch import ops as _torch_ops
+    from coremltools.converters.mil.frontend.torch import torch_op_registry
+    from coremltools.converters.mil.mil import types as _types
+
+# coremltools makes most of its names at run time (``mb.relu`` stands nowhere in its text), so no checker can know them.
+ct: Any = coremltools
+mb: Any = Builder
+types: Any = _types
+torch_ops: Any = _torch_ops
+register_torch_op: Any = torch_op_registry.register_torch_op

@@ -1,0 +1,175 @@
+"""The ``.mlpackage`` folder: finding its parts, and writing one so that a failure leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from nanproof.errors import ModelFileError
+from nanproof.mil.coreml import ct, quiet
+
+__all__ = [
+    "PackageParts",
+    "ScratchFolder",
+    "check_destination",
+    "copy_package",
+    "mlmodel",
+    "open_package",
+    "write_model",
+]
+
+_MODEL_PREFIX = "@model_path/"
+
+
+@dataclass(frozen=True, slots=True)
+class PackageParts:
+    """The specification of a package (a ``Model`` protobuf message) and the folder that ``@model_path`` stands for."""
+
+    path: Path
+    spec: Any
+    model_folder: Path
+
+    def resolve(self, file_name: str) -> Path:
+        """The file that a blob reference such as ``@model_path/weights/weight.bin`` names.
+
+        Raises:
+            ModelFileError: The reference leads out of the package.
+        """
+        if not file_name.startswith(_MODEL_PREFIX):
+            raise ModelFileError(
+                f"'{self.path}' refers to the weight file '{file_name}', which is not inside the package."
+            )
+        return _inside(self.model_folder, file_name.removeprefix(_MODEL_PREFIX), self.path)
+
+
+def open_package(path: str | os.PathLike[str]) -> PackageParts:
+    """Open an ``.mlpackage`` and parse its specification. Nothing in it is executed.
+
+    Raises:
+        ModelFileError: The path is no package, its parts are missing or damaged, or it holds no ML Program.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise ModelFileError(f"There is no file or folder '{folder}'.")
+    if not folder.is_dir():
+        hint = ""
+        if folder.suffix == ".mlmodel":
+            hint = " A .mlmodel file holds an older model type: convert again with convert_to='mlprogram'."
+        raise ModelFileError(f"'{folder}' is no .mlpackage: it is a file, and an .mlpackage is a folder.{hint}")
+    spec_path = _root_model(folder)
+    spec: Any = ct.proto.Model_pb2.Model()
+    try:
+        spec.ParseFromString(spec_path.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise ModelFileError(f"The model specification '{spec_path}' cannot be read: {error}.") from error
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        found = f"a model of type '{kind}'" if kind else "no model"
+        raise ModelFileError(f"'{folder}' holds {found}, not an ML Program. Convert it with convert_to='mlprogram'.")
+    return PackageParts(folder, spec, spec_path.parent)
+
+
+def _root_model(folder: Path) -> Path:
+    manifest = folder / "Manifest.json"
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        item = content["itemInfoEntries"][content["rootModelIdentifier"]]
+        relative = str(item["path"])
+    except FileNotFoundError:
+        raise ModelFileError(f"'{folder}' is no .mlpackage: it has no Manifest.json.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ModelFileError(f"The manifest '{manifest}' is damaged: {type(error).__name__} {error}.") from error
+    spec_path = _inside(folder / "Data", relative, folder)
+    if not spec_path.is_file():
+        raise ModelFileError(f"'{folder}' lacks its model specification '{relative}'.")
+    return spec_path
+
+
+def _inside(folder: Path, relative: str, package: Path) -> Path:
+    target = (folder / relative).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise ModelFileError(
+            f"'{package}' names the file '{relative}', which leads out of the package. It was not opened."
+        )
+    return target
+
+
+class ScratchFolder:
+    """A temporary folder that lives as long as this object and is removed with it, also when the interpreter ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="nanproof-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def write_model(model: Any, path: Path) -> None:
+    """Write a coremltools ``MLModel`` to a place of our own, replacing what is there.
+
+    Raises:
+        ModelFileError: The disk refuses.
+    """
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+        model.save(str(path))
+    except OSError as error:
+        raise ModelFileError(f"Cannot write the temporary package '{path}': {error}.") from error
+
+
+def mlmodel(path: Path) -> Any:
+    """The package as a coremltools ``MLModel`` that Core ML has not loaded, so that it exists on any OS."""
+    with quiet():
+        return ct.models.MLModel(str(path), skip_model_load=True)
+
+
+def copy_package(source: Path, path: str | os.PathLike[str]) -> Path:
+    """Copy a package so that ``path`` is either untouched or complete.
+
+    The copy is made beside its destination and moved there at the end; a package that was there before is replaced, and
+    is put back if the move fails.
+
+    Raises:
+        ModelFileError: The name does not end in ``.mlpackage``, something else is there, or the disk refuses (full,
+            read-only).
+    """
+    target = check_destination(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".nanproof-", dir=target.parent) as scratch:
+            fresh, old = Path(scratch) / "fresh.mlpackage", Path(scratch) / "replaced.mlpackage"
+            shutil.copytree(source, fresh)
+            if target.exists():
+                target.rename(old)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                if old.exists():
+                    old.rename(target)
+                raise
+    except (OSError, shutil.Error) as error:
+        raise ModelFileError(f"Cannot write '{target}': {error}. The destination is as it was.") from error
+    return target
+
+
+def check_destination(path: str | os.PathLike[str]) -> Path:
+    """The destination of a package, checked before any work is done.
+
+    Raises:
+        ModelFileError: The name does not end in ``.mlpackage``, its folder does not exist, or something that is no
+            package is already there.
+    """
+    target = Path(path)
+    if target.suffix != ".mlpackage":
+        raise ModelFileError(f"The output '{target}' must end in .mlpackage.")
+    if not target.parent.is_dir():
+        raise ModelFileError(f"The folder '{target.parent}' for the output does not exist.")
+    if target.exists() and not (target / "Manifest.json").is_file():
+        raise ModelFileError(f"'{target}' exists and is no .mlpackage; it is not overwritten. Choose another name.")
+    return target

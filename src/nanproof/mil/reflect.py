@@ -1,0 +1,85 @@
+"""coremltools' in-memory MIL program → :class:`nanproof.program.Program`, without going through a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil.mil.scope import ScopeSource
+
+from nanproof.errors import ConversionError
+from nanproof.mil.coreml import types
+from nanproof.program import Block, DType, Function, Op, Program, Source, Type, Value
+
+__all__ = ["reflect"]
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
+_DTYPES = {"str": DType.STRING, "string": DType.STRING}
+
+
+def reflect(pymil: Any) -> Program:
+    """The same program as our data. Constants are shared with ``pymil``, not copied; op and value names are kept.
+
+    Raises:
+        ConversionError: The program uses a kind of value that nanproof cannot represent (lists, states).
+    """
+    return Program({name: _function(name, f) for name, f in pymil.functions.items()}, pymil.default_function_name)
+
+
+def _function(name: str, function: Any) -> Function:
+    scope: dict[Any, Value] = {}
+    inputs = {n: _define(var, scope) for n, var in function.inputs.items()}
+    return Function(name, inputs, _block(function, scope), getattr(function.opset_version, "name", ""))
+
+
+def _block(block: Any, scope: dict[Any, Value]) -> Block:
+    inputs = tuple(_define(var, scope) for var in getattr(block, "_block_inputs", ()) if var not in scope)
+    ops: list[Op] = []
+    for operation in block.operations:
+        if operation.op_type == "const":
+            var = operation.outputs[0]
+            scope[var] = Value(var.name, _type(var), _constant(var.val))
+        else:
+            ops.append(_op(operation, scope))
+    return Block(inputs, tuple(ops), tuple(scope[var] for var in block.outputs))
+
+
+def _op(operation: Any, scope: dict[Any, Value]) -> Op:
+    inputs: dict[str, tuple[Value, ...]] = {}
+    for name, given in operation.inputs.items():
+        inputs[name] = tuple(scope[v] for v in given) if isinstance(given, (list, tuple)) else (scope[given],)
+    blocks = tuple(_block(b, dict(scope)) for b in operation.blocks)
+    outputs = tuple(_define(var, scope) for var in operation.outputs)
+    return Op(operation.op_type, operation.name, inputs, outputs, blocks, source=_source(operation.scopes))
+
+
+def _define(var: Any, scope: dict[Any, Value]) -> Value:
+    value = Value(var.name, _type(var))
+    scope[var] = value
+    return value
+
+
+def _type(var: Any) -> Type:
+    if types.is_list(var.sym_type) or types.is_state(var.sym_type):
+        raise ConversionError(
+            f"The value '{var.name}' is a list or a state, which this version of nanproof cannot represent."
+        )
+    name = types.builtin_to_string(var.dtype)
+    dtype = _DTYPES.get(name) or DType(name)
+    return Type(dtype, tuple(int(d) if isinstance(d, (int, np.integer)) else str(d) for d in var.shape or ()))
+
+
+def _constant(val: Any) -> np.ndarray | str:
+    return val if isinstance(val, str) else np.asarray(val)
+
+
+def _source(scopes: Mapping[Any, Any]) -> Source | None:
+    """The innermost frame of the stack trace that torch.export recorded and coremltools carried through its passes."""
+    traces = scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
+    frames = [m for trace in traces if isinstance(trace, str) for m in _FRAME.finditer(trace)]
+    if not frames:
+        return None
+    frame = frames[-1]
+    return Source(frame["file"], int(frame["line"]), frame["code"].strip())

@@ -1,0 +1,1 @@
+"""Findings → plan: what is rewritten, what stays FP32, and why."""

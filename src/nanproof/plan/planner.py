@@ -1,0 +1,61 @@
+"""From a float32 program and its observed ranges to a plan; and from what went wrong to a better plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanproof.diagnosis.births import Birth
+from nanproof.findings import Finding
+from nanproof.interpret.observe import Ranges
+from nanproof.plan.overflow import overflow_islands
+from nanproof.plan.plan import Island, Plan, connected
+from nanproof.program import Program
+from nanproof.rewrite import mask_sentinel
+
+__all__ = ["first_plan", "replan"]
+
+
+def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
+    """Exact rewrites first; what they refuse, and what overflows on the observed inputs, stays FP32.
+
+    Args:
+        program: The float32 program.
+        ranges: Ranges observed on it under ``reference`` numerics.
+    """
+    proposal = mask_sentinel.propose(program, ranges)
+    plan = Plan(rewrites=proposal.rewrites)
+    plan = plan.with_islands(
+        Island(group, "mask-sentinel", refusal.reason)
+        for refusal in proposal.refusals
+        for group in connected(program, refusal.ops)
+    )
+    outputs = [
+        v.name
+        for v in program.main.block.outputs
+        if any(v in op.outputs and op.name in plan.kept for op in program.walk())
+    ]
+    rewritten = {name for rewrite in plan.rewrites for name in rewrite.ops}
+    findings, islands, overflowing = overflow_islands(program, ranges, rewritten | plan.kept)
+    return plan.with_islands(islands, [*outputs, *overflowing]), [*proposal.findings, *findings]
+
+
+def replan(plan: Plan, program: Program, births: Sequence[Birth]) -> tuple[Plan, list[Finding]]:
+    """Keep the ops FP32 at which Inf or NaN was born although FP32 stays finite.
+
+    Args:
+        plan: The plan under which the births were seen.
+        program: The float32 program.
+        births: What was seen on the written program.
+
+    Returns:
+        The new plan (equal to the old one if nothing can be added) and a finding for each op added.
+    """
+    by_name = {op.name: op for op in program.walk()}
+    fresh = {b.op: b for b in births if b.op in by_name and b.op not in plan.kept}
+    islands = [
+        Island(group, "non-finite-birth", "; ".join(fresh[name].described for name in group))
+        for group in connected(program, fresh)
+    ]
+    outputs = [v.name for v in program.main.block.outputs if any(v in by_name[name].outputs for name in fresh)]
+    findings = [Finding.at("NP120", by_name[name], birth.described, "kept in FP32") for name, birth in fresh.items()]
+    return plan.with_islands(islands, outputs), findings

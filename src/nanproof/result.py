@@ -1,0 +1,123 @@
+"""What a conversion returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from nanproof.comparison.compare import Comparison
+from nanproof.diagnosis.births import Birth
+from nanproof.findings import Finding
+from nanproof.mil.package import ScratchFolder, copy_package, mlmodel
+from nanproof.plan.plan import Plan
+from nanproof.program import Program
+from nanproof.stress.masks import StressInput
+
+__all__ = ["Conversion", "StressOutcome", "UnitResult", "Verdict"]
+
+Verdict = Literal["proved", "tested", "failed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class StressOutcome:
+    """What one stress input did: whether Inf or NaN came out where PyTorch has none, and how far the rest is off.
+
+    The error does not decide the verdict: in rows that mask everything PyTorch itself computes nothing meaningful.
+    """
+
+    what: str
+    nonfinite: int
+    error: float
+    compared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """The written file, executed under the numerics of one unit.
+
+    ``comparison`` is over the given inputs, against PyTorch; ``births`` over given and stress inputs.
+    """
+
+    unit: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    comparison: Comparison
+    births: tuple[Birth, ...]
+    stress: tuple[StressOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conversion:
+    """A converted model, with everything that is known about it.
+
+    Attributes:
+        program: The written file, read back.
+        fp32_program: The same model in float32, before any rewrite or cast.
+        verdict: The worst of all units: ``"tested"`` if on all given inputs and all stress inputs nothing is non-finite
+            that is finite in PyTorch, and all given inputs are within tolerance; ``"failed"`` if not.
+        units: Results by unit.
+        findings: Hazards, with what was done about each.
+        plan: Rewrites and FP32 islands.
+        fidelity: The float32 program against PyTorch: what the lowering itself changed.
+        stress: The stress inputs that were used.
+        tolerance: Largest error, relative to an output's range, that counts as the same.
+        seconds: Wall time by stage.
+        package: The verified package, in a folder of our own that lives as long as this object (:meth:`save` copies
+            it).
+        folder: That folder.
+    """
+
+    program: Program
+    fp32_program: Program
+    verdict: Verdict
+    units: Mapping[str, UnitResult]
+    findings: tuple[Finding, ...]
+    plan: Plan
+    fidelity: Comparison
+    stress: tuple[StressInput, ...]
+    tolerance: float
+    seconds: Mapping[str, float]
+    package: Path
+    folder: ScratchFolder
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """Verdict by unit."""
+        return {name: unit.verdict for name, unit in self.units.items()}
+
+    @property
+    def comparison(self) -> Comparison:
+        """The comparison with PyTorch on the given inputs, of the unit that is farthest off."""
+        return max((u.comparison for u in self.units.values()), key=lambda c: (c.nonfinite, c.error))
+
+    @property
+    def model(self) -> Any:
+        """The written package as a ``coremltools.models.MLModel`` (not loaded by Core ML)."""
+        return mlmodel(self.package)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Copy the verified package to ``path``, which is either untouched or complete afterwards.
+
+        Raises:
+            ModelFileError: The name does not end in ``.mlpackage``, something else is there, or the disk refuses.
+        """
+        return copy_package(self.package, path)
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Write the report, one HTML file that opens without a network.
+
+        Raises:
+            UsageError: The file cannot be written.
+        """
+        from nanproof.report.html import write_html  # the report imports this module
+
+        return write_html(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data: the JSON that ``nanproof convert --json`` prints."""
+        from nanproof.report.data import conversion_data
+
+        return conversion_data(self)

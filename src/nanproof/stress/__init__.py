@@ -1,0 +1,1 @@
+"""Stress inputs: what test data leaves out."""
