@@ -8,6 +8,7 @@ Nothing is downloaded: weights and tokenizer are read from the installed package
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
+
+import nanproof
 
 BATCH, LENGTH = 8, 32
 
@@ -65,10 +68,41 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return list(zip(ids, masks, strict=True))
 
 
-def pairs() -> list[tuple[int, int]]:
-    """64 pairs of sentences: each with its neighbour, and each with one farther away."""
-    count = len(sentences())
-    return [(i, (i + step) % count) for step in (1, 7) for i in range(count)]
+PAIRS = 64
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a converted encoder judges pairs of sentences, against PyTorch in FP32.
+
+    Attributes:
+        pairs: Number of pairs.
+        largest_difference: Largest difference of a cosine.
+        swapped: Neighbours in PyTorch's ranking that the converted encoder ranks the other way round.
+    """
+
+    pairs: int
+    largest_difference: float
+    swapped: int
+
+
+def agreement(module: nn.Module, program: nanproof.Program, *, numerics: str) -> Agreement:
+    """Cosine similarities of 64 pairs by PyTorch and by the program: neighbouring sentences, and the next but one."""
+    theirs, ours = [], []
+    for ids, mask in batches():
+        with torch.no_grad():
+            theirs.append(module(ids, mask))
+        outputs = nanproof.predict(program, {"input_ids": ids, "attention_mask": mask}, numerics=numerics)
+        ours.append(torch.from_numpy(next(iter(outputs.values())).astype("float32")))
+    expected, actual = cosines(torch.cat(theirs))[:PAIRS], cosines(torch.cat(ours))[:PAIRS]
+    ranked = actual[expected.argsort()]
+    return Agreement(len(expected), float((expected - actual).abs().max()), int((ranked.diff() < 0).sum()))
+
+
+def cosines(embeddings: Tensor) -> Tensor:
+    """Cosine similarity of every pair of rows, in float64: neighbours first, then pairs farther and farther apart."""
+    rows = nn.functional.normalize(embeddings.double(), dim=-1)
+    return torch.cat([(rows[step:] * rows[:-step]).sum(-1) for step in range(1, len(rows))])
 
 
 def model() -> tuple[nn.Module, tuple[Tensor, Tensor]]:

@@ -42,6 +42,8 @@ Progress = Callable[[str], None]
 
 _Run = tuple[list[Birth], list[dict[str, np.ndarray]]]
 _MOST_ROUNDS = 8
+_LOWERING_TOLERANCE = 1e-3
+"""Rounding in another order stays far below this on any sane model; a wrong operator does not."""
 _REWRITE_TOLERANCE = 1e-4
 """A rewrite claims the same result; in float32 it may differ by rounding, not more."""
 
@@ -122,12 +124,13 @@ def convert(
         trial = gather(module, fp32, batches, with_stress=stress)
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
+        lowering = _lowering_findings(fp32, fidelity)
     with clock("plan"):
         plan, findings = first_plan(fp32, ranges) if precision != "float32" else (Plan(), [])
         if precision == "float16":
             plan = replace(plan, islands=(), fp32_outputs=())
     build = _Build(captured, options, fp32, ranges, trial, answers, numerics, precision, clock)
-    return build.finish(pymil, plan, findings, fidelity, tolerance)
+    return build.finish(pymil, plan, [*lowering, *findings], fidelity, tolerance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,17 @@ class _Build:
             )
             write_model(package(pymil, typing, self.options), path)
             return load(path)
+
+
+def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:
+    """A finding for each output that is not PyTorch's already in float32."""
+    makers = {value.name: op for op in fp32.main.block.ops for value in op.outputs}
+    findings: list[Finding] = []
+    for output in fidelity.outputs:
+        if output.name in makers and not output.worst.within(_LOWERING_TOLERANCE):
+            detail = f"output '{output.name}' is off by {output.worst.error:.3g} of its range in float32"
+            findings.append(Finding.at("NP201", makers[output.name], detail, "not repaired"))
+    return findings
 
 
 def count_fp32(program: Program) -> int:

@@ -103,5 +103,14 @@ KINDS: Mapping[str, Kind] = {
             "any of the above, met while the written file was executed",
             "Keep the operation in FP32.",
         ),
+        Kind(
+            "NP201",
+            "lowering-changed-result",
+            "On the given inputs the converted program computes something else than PyTorch, even in float32.",
+            "No precision can repair it: coremltools lowered an operator to something else, or one of its passes "
+            "changed the program.",
+            "y = constant / conv(x), where the division is lost",
+            "Write the operation in another way, and check the FP32 program with `nanproof.compare`.",
+        ),
     )
 }

@@ -21,6 +21,7 @@ def table() -> Any:
     decompositions[aten.add.Tensor] = _add
     decompositions[aten.sub.Tensor] = _sub
     decompositions[aten.elu.default] = _elu
+    decompositions[aten.view.default] = _view
     return decompositions
 
 
@@ -44,3 +45,12 @@ def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float =
     if input_scale != 1:
         return torch.where(x > 0, x, torch.expm1(x * input_scale) * alpha) * scale
     return aten.elu.default(x, alpha) * scale
+
+
+def _view(x: Tensor, size: list[int]) -> Tensor:
+    """``view`` of a tensor that its decomposed producer laid out in another way.
+
+    PyTorch's decomposition of ``scaled_dot_product_attention`` returns other strides than the operator, so that a
+    ``view`` behind it fails while it is decomposed (GPT-2 with a batch of two). A MIL value has no strides.
+    """
+    return NotImplemented if x.is_contiguous() else x.contiguous().view(size)

@@ -21,7 +21,8 @@ __all__ = ["Range", "Ranges", "observe"]
 class Range:
     """What was seen of one value: bounds of its finite elements, and how many elements were not finite.
 
-    ``binary`` tells that every element was 0 or 1. Ranges form a commutative monoid under :meth:`__or__` with
+    ``binary`` tells that every element was 0 or 1, or every element 0 or -1. Ranges form a commutative monoid under
+    :meth:`__or__` with
     :data:`NOTHING` as the neutral element.
     """
 
@@ -58,7 +59,8 @@ class Range:
         x = x.float()
         low, high = torch.aminmax(x)
         if math.isfinite(float(low)) and math.isfinite(float(high)):
-            binary = float(low) in {0.0, 1.0} and float(high) in {0.0, 1.0} and bool(((x == 0) | (x == 1)).all())
+            extremes = (float(low), float(high))
+            binary = all(e in {-1.0, 0.0, 1.0} for e in extremes) and bool(((x == 0) | (x == low) | (x == high)).all())
             return cls(float(low), float(high), binary=binary)
         finite = torch.isfinite(x)
         nans = int(torch.isnan(x).sum())

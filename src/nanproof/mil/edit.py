@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.helper import block_context_manager
+from coremltools.converters.mil.mil.scope import ScopeInfo
 
 from nanproof.errors import ConversionError
 from nanproof.mil.coreml import mb, types
@@ -49,6 +50,12 @@ class ApplyEdits(AbstractGraphPass):
 
 
 def _apply(edit: Edit, op: Any, following: Any) -> None:
+    # New ops inherit the scopes of the op that they serve: coremltools insists on the stack trace of each.
+    with mb.scope(*(ScopeInfo(source=source, data=data) for source, data in op.scopes.items())):
+        _build(edit, op, following)
+
+
+def _build(edit: Edit, op: Any, following: Any) -> None:
     match edit:
         case SetConstant():
             given = op.inputs[edit.input]

@@ -11,7 +11,7 @@ from nanproof.mil import lowerings as lowerings  # importing registers them
 from nanproof.mil.coreml import ct, quiet, types
 from nanproof.mil.names import base_name
 
-__all__ = ["Options", "default_fp16", "lower", "package"]
+__all__ = ["Options", "Typing", "lower", "package"]
 
 _CAST_PASS = "common::add_fp16_cast"
 
@@ -122,21 +122,6 @@ def package(pymil: Any, typing: Typing, options: Options) -> Any:
     for key, value in typing.metadata.items():
         model.user_defined_metadata[key] = value
     return model
-
-
-def default_fp16(exported: Any, options: Options) -> Any:
-    """What ``coremltools.convert`` makes of the program by default: FP16 throughout. For comparison.
-
-    Raises:
-        ConversionError: coremltools cannot convert it.
-    """
-    return _convert(
-        exported,
-        convert_to="mlprogram",
-        compute_precision=ct.precision.FLOAT16,
-        skip_model_load=True,
-        **options.keywords(),
-    )
 
 
 def _passes(*, before_cast: bool) -> Any:

@@ -34,7 +34,7 @@ def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
         for v in program.main.block.outputs
         if any(v in op.outputs and op.name in plan.kept for op in program.walk())
     ]
-    rewritten = {name for rewrite in plan.rewrites for name in rewrite.ops}
+    rewritten = {name for rewrite in plan.rewrites if rewrite.name == "mask-sentinel" for name in rewrite.ops}
     findings, islands, overflowing = overflow_islands(program, ranges, rewritten | plan.kept)
     return plan.with_islands(islands, [*outputs, *overflowing]), [*proposal.findings, *findings]
 
@@ -51,11 +51,26 @@ def replan(plan: Plan, program: Program, births: Sequence[Birth]) -> tuple[Plan,
         The new plan (equal to the old one if nothing can be added) and a finding for each op added.
     """
     by_name = {op.name: op for op in program.walk()}
-    fresh = {b.op: b for b in births if b.op in by_name and b.op not in plan.kept}
+    evidence: dict[str, str] = {}
+    for birth in births:
+        if birth.op not in plan.kept:
+            evidence.setdefault(birth.op, birth.described)
+        else:  # FP32 did not help there: what comes in has lost too much already
+            for name in _feeding(plan, program, birth.op):
+                evidence.setdefault(name, f"feeds '{birth.op}', where {birth.described}")
+    fresh = {name: why for name, why in evidence.items() if name in by_name}
     islands = [
-        Island(group, "non-finite-birth", "; ".join(fresh[name].described for name in group))
+        Island(group, "non-finite-birth", "; ".join(fresh[name] for name in group))
         for group in connected(program, fresh)
     ]
     outputs = [v.name for v in program.main.block.outputs if any(v in by_name[name].outputs for name in fresh)]
-    findings = [Finding.at("NP120", by_name[name], birth.described, "kept in FP32") for name, birth in fresh.items()]
+    findings = [Finding.at("NP120", by_name[name], why, "kept in FP32") for name, why in fresh.items()]
     return plan.with_islands(islands, outputs), findings
+
+
+def _feeding(plan: Plan, program: Program, name: str) -> list[str]:
+    """The ops that compute what flows into the island of an op and are not in FP32 yet."""
+    island = next(group for group in connected(program, plan.kept) if name in group)
+    producers = {value: op for op in program.walk() for value in op.outputs}
+    read = [value for op in program.walk() if op.name in island for value in op.operands if value.type.dtype.is_float]
+    return list(dict.fromkeys(producers[v].name for v in read if v in producers and producers[v].name not in plan.kept))

@@ -22,6 +22,8 @@ Let ``s`` be the scores, ``|s| <= r``, and ``M`` the sentinel of a mask, replace
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,7 +56,18 @@ def propose(program: Program, ranges: Ranges) -> Proposal:
     for region in trace(program, ranges):
         if _is_hazard(region):
             total += _proposal(region)
-    return total
+    return Proposal(total.findings, _merged(total.rewrites), total.refusals)
+
+
+def _merged(rewrites: Sequence[Rewrite]) -> tuple[Rewrite, ...]:
+    """One rewrite for all places where the same is done for the same reason: models repeat their layers."""
+    groups: dict[tuple[str, str, str], list[Rewrite]] = {}
+    for rewrite in rewrites:
+        groups.setdefault((rewrite.name, rewrite.statement, rewrite.condition), []).append(rewrite)
+    return tuple(
+        replace(group[0], ops=tuple(o for r in group for o in r.ops), edits=tuple(e for r in group for e in r.edits))
+        for group in groups.values()
+    )
 
 
 def _is_hazard(region: Region) -> bool:
@@ -77,12 +90,25 @@ def _proposal(region: Region) -> Proposal:
 
 
 def _clip_bounds(region: Region) -> Proposal:
+    if region.reach > FP16_MAX:
+        return Proposal()  # the values themselves leave the range: the overflow is the finding, and the bound stays
     sites = tuple(s for s in region.sites if np.abs(s.constant).max() > FP16_MAX)
     edits = tuple(_set(site, FP16_MAX) for site in sites)
     statement = f"bounds beyond the FP16 range → ±{FP16_MAX:.0f}"
     condition = "always: no finite FP16 number lies beyond the new bound"
     rewrite = Rewrite("clip-bound", _names(region), statement, condition, edits)
-    return Proposal(_findings(region, f"rewritten: {statement}"), rewrites=(rewrite,))
+    written = Region(sites=[s for s in sites if not _completed_by_converter(s)])
+    return Proposal(_findings(written, f"rewritten: {statement}"), rewrites=(rewrite,))
+
+
+def _completed_by_converter(site: Site) -> bool:
+    """Whether the author gave one bound only, and coremltools completed the other with the largest float32.
+
+    Nobody wrote that constant, and infinite it would do no harm under IEEE: it is mended without a finding.
+    """
+    other = site.op.input("beta" if site.input == "alpha" else "alpha")
+    bound = None if other is None or isinstance(other.const, str) else other.const
+    return site.op.type == "clip" and bound is not None and bool(np.abs(bound).max() <= FP16_MAX)
 
 
 def _saturates(region: Region) -> bool:

@@ -25,7 +25,7 @@ import numpy as np
 from nanproof.interpret.observe import Ranges
 from nanproof.ops import TABLE
 from nanproof.program import DType, Op, Program, Value
-from nanproof.rewrite.binary_values import is_binary
+from nanproof.rewrite.binary_values import binary_sign
 
 __all__ = ["FLOOR", "HEADROOM", "Flow", "Region", "Site", "trace"]
 
@@ -116,6 +116,7 @@ class _Tracer:
         self._flows: dict[Value, Flow] = {}
         self._regions: list[Region] = []
         self._parents: list[int] = []
+        self._never_true: set[Value] = set()
         self._producers = {v: op for op in program.walk() for v in op.outputs}
 
     def regions(self) -> list[Region]:
@@ -215,7 +216,8 @@ class _Tracer:
         if record is not None and (record.family == "structural" or op.type in _MOVES):
             return _union([f for f in flows if f.entries or f.has_normal])
         if record is not None and record.family == "comparison":
-            _compare(op, *(operands[n][0] for n in ("x", "y")))
+            if _never(op, *(operands[n][0] for n in ("x", "y"))):
+                self._never_true.add(op.outputs[0])
             return None
         raise RefusedError(f"'{op.name}' ({op.type}) computes with the sentinel")
 
@@ -240,7 +242,7 @@ class _Tracer:
         return flow
 
     def mul(self, op: Op, operands: dict[str, list[Flow | None]], region: Region) -> Flow:
-        """``x * y``, where one factor is a positive constant or takes only the values 0 and 1."""
+        """``x * y``, where one factor is a positive constant or takes only the values 0 and 1, or 0 and -1."""
         x, y = _pair(operands)
         if x.entries and y.entries:
             raise RefusedError(f"'{op.name}' multiplies two sentinels")
@@ -252,16 +254,17 @@ class _Tracer:
             entries = frozenset((_f32(o * c), u * c) for o, u in mask.entries)
             return Flow(entries, mask.low * c, mask.high * c, mask.regions)
         value = op.inputs[name][0]
-        evidence = is_binary(value, self._producers, self._ranges)
-        if not evidence:
+        sign, evidence = binary_sign(value, self._producers, self._ranges)
+        if not sign:
             raise RefusedError(
-                f"'{op.name}' scales the sentinel by '{value.name}', which takes other values than 0 and 1"
+                f"'{op.name}' scales the sentinel by '{value.name}', which takes other values than 0 and ±1"
             )
         if any(math.isinf(o) for o, _ in mask.entries):
             raise RefusedError(f"'{op.name}' makes 0 * inf, which is NaN in FP32 as well")
         region.assumptions.append(evidence)
-        low, high = (min(mask.low, 0.0), max(mask.high, 0.0)) if mask.has_normal else (0.0, 0.0)
-        return Flow(mask.entries, low, high, mask.regions)
+        ends = (0.0, sign * mask.low, sign * mask.high) if mask.has_normal else (0.0,)
+        entries = frozenset((sign * o, sign * u) for o, u in mask.entries)
+        return Flow(entries, min(ends), max(ends), mask.regions)
 
     def bound(self, op: Op, operands: dict[str, list[Flow | None]], region: Region) -> Flow:
         """``maximum``, ``minimum``, ``clip``: bounds may be sentinels themselves."""
@@ -275,8 +278,9 @@ class _Tracer:
         return lower if beta is None else _extremum(op, lower, beta, min)
 
     def select(self, op: Op, operands: dict[str, list[Flow | None]], region: Region) -> Flow:
-        """``select(cond, a, b)``: the elements of both branches."""
-        return _union([f for n in ("a", "b") for f in operands[n] if f is not None])
+        """``select(cond, a, b)``: the elements of both branches, of ``b`` alone if ``cond`` is known to be false."""
+        branches = ("b",) if op.inputs["cond"][0] in self._never_true else ("a", "b")
+        return _union([f for n in branches for f in operands[n] if f is not None])
 
     def cast(self, op: Op, operands: dict[str, list[Flow | None]], region: Region) -> Flow | None:
         """To a float: unchanged. To ``bool``: true before and after. To an integer: unknown."""
@@ -346,18 +350,22 @@ def _extremum(op: Op, x: Flow, bound: Flow, choose: Callable[[float, float], flo
     return Flow(frozenset(entries), low, high, x.regions | bound.regions)
 
 
-def _compare(op: Op, x: Flow | None, y: Flow | None) -> None:
-    """A relation is safe if it holds between the replacements exactly where it holds between the originals.
+def _never(op: Op, x: Flow | None, y: Flow | None) -> bool:
+    """Whether an ``equal`` can never hold, so that ``nan_to_num`` of what has no +inf leaves its sentinel unused.
 
-    Against a number that is no sentinel it does, since sentinels keep their sign and stay beyond all of them.
+    Any relation has to hold between the replacements exactly where it holds between the originals. Against a number
+    that is no sentinel it does, since sentinels keep their sign and stay beyond all of them.
     """
     if x is None or y is None:
         raise RefusedError(f"'{op.name}' compares the sentinel with something that is no float")
     if len(set(op.operands)) == 1:
-        return  # x compared with itself
-    for (a, u), (b, v) in product(x.entries, y.entries):
+        return False  # x compared with itself: NaN is not equal to NaN
+    pairs = list(product(x.entries, y.entries))
+    for (a, u), (b, v) in pairs:
         if (a < b, a == b) != (u < v, u == v):
             raise RefusedError(f"'{op.name}' ({op.type}) would tell {a:g} and {b:g} apart differently")
+    normals_meet = x.has_normal and y.has_normal
+    return op.type == "equal" and not normals_meet and all(a != b for (a, _), (b, _) in pairs)
 
 
 def _f32(x: float) -> float:
