@@ -1,0 +1,141 @@
+"""``nanproof convert``: from PyTorch to an ML Program that is finite in FP16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanproof.cli.arrays import check_file
+from nanproof.cli.face import Answer, Face
+from nanproof.cli.model import check_model, load_batch, load_model
+from nanproof.cli.verb import verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nanproof.result import Conversion
+
+__all__ = ["convert"]
+
+_BAD = frozenset({"failed", "unknown"})
+_EXIT_CODES = {"proved": 0, "tested": 0, "failed": 1, "unknown": 3}
+
+
+@verb(
+    "nanproof convert examples/bert_classifier.py:model -o bert.mlpackage",
+    "nanproof convert net.pt2 -o net.mlpackage --unit gpu --unit strict --report net.html",
+)
+def convert(
+    face: Face,
+    model: Annotated[
+        str, typer.Argument(help="file.py:name (a module, or a function that returns one) or a .pt2.", metavar="MODEL")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .mlpackage to write.", metavar="FILE")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Example inputs: an .npz by forward's parameter names, or file.py:name.", metavar="FILE"),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, float16 or float32.", metavar="NAME")] = "auto",
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge under these numerics; may be repeated.", metavar="NAME", show_default="gpu"),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest error, relative to an output's range.", metavar="NUMBER")
+    ] = 1e-2,
+    target: Annotated[str, typer.Option(help="Deployment target.", metavar="NAME")] = "iOS17",
+    stress: Annotated[bool, typer.Option(help="Also run masks at their worst.")] = True,
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="One more input, as in --inputs; may be repeated.", metavar="FILE")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
+    keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")] = False,
+) -> Answer:
+    """Convert a PyTorch model so that it runs in FP16 without NaN or Inf, and show it on the written file.
+
+    MODEL is code: it is imported (file.py) or loaded by PyTorch (.pt2), so name only files that you trust.
+    """
+    check_model(model)
+    if report is not None:
+        check_file(report, [".html"])
+    units = _checked_options(output, unit or ["gpu"], target)
+    with face.progress(f"converting {model}") as progress:
+        progress("load")
+        loaded = load_model(model, inputs)
+        batches = [load_batch(where, loaded.module) for where in calibration or ()]
+        from nanproof.conductor import convert as convert_module
+
+        arguments: dict[str, Any] = {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
+        conversion = convert_module(
+            loaded.module,
+            loaded.example_inputs,
+            calibration=batches,
+            minimum_deployment_target=target,
+            progress=progress,
+            **arguments,
+        )
+        written = None
+        if conversion.verdict not in _BAD or keep_failed:
+            written = conversion.save(output)
+        if report is not None:
+            from nanproof.report.html import write_html
+
+            write_html(conversion, report, title=model)
+    hint = (
+        "--precision auto keeps FP32 what needs it" if precision == "float16" else "--precision float32 gives up FP16"
+    )
+    return _answer(conversion, model, _Files(output, written, report, hint))
+
+
+def _checked_options(output: Path, units: list[str], target: str) -> list[str]:
+    """Options that would be refused at the end, checked at the beginning."""
+    from nanproof.mil.frontend import Options
+    from nanproof.mil.package import check_destination
+    from nanproof.numerics import get
+
+    check_destination(output)
+    _ = Options(minimum_deployment_target=target).target
+    return [get(name).name for name in dict.fromkeys(units)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The output that was asked for, the files that were written, and what to try if the output was not."""
+
+    output: Path
+    written: Path | None
+    report: Path | None
+    hint: str
+
+
+def _answer(conversion: Conversion, model: str, files: _Files) -> Answer:
+    paths = {"file": files.written, "report": files.report}
+    data = {**conversion.to_dict(), "model": model, **{k: str(p) if p else None for k, p in paths.items()}}
+
+    def show(console: Console) -> None:
+        from nanproof.report.terminal import print_conversion
+
+        print_conversion(conversion, console, ending=_ending(conversion, files))
+
+    return Answer("conversion", data, show, _EXIT_CODES[conversion.verdict])
+
+
+def _ending(conversion: Conversion, files: _Files) -> Any:
+    """Where the file is, or why there is none."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from nanproof.report.wording import package_bytes, size_text
+
+    if files.written is not None:
+        kept = ", kept although it failed" if conversion.verdict in _BAD else ""
+        lines = [Text.assemble((str(files.written), "bold"), f"  {size_text(package_bytes(files.written))}{kept}")]
+    else:
+        lines = [Text(f"{files.output} was not written, since the conversion {conversion.verdict}.", "red")]
+        lines.append(Text(f"--keep-failed writes it nevertheless; {files.hint}.", "dim"))
+    if files.report is not None:
+        lines.append(Text(f"report: {files.report}"))
+    return Group(*lines)

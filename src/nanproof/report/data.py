@@ -1,0 +1,187 @@
+"""A conversion as plain data. The terminal and the HTML page show this and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanproof.findings import KINDS, Finding
+from nanproof.mil.edits import Edit, SetConstant
+from nanproof.program import Source
+from nanproof.report.census import program_data
+from nanproof.report.encoding import SCHEMA, encoded
+from nanproof.report.versions import versions
+
+if TYPE_CHECKING:
+    from nanproof.comparison.compare import Comparison
+    from nanproof.diagnosis.births import Birth
+    from nanproof.plan.plan import Plan
+    from nanproof.result import Conversion, UnitResult
+
+__all__ = ["birth_data", "comparison_data", "conversion_data", "kind_data", "rests_on"]
+
+_MOST_SOURCE_BYTES = 2_000_000
+_CONTEXT = 2
+
+
+def conversion_data(conversion: Conversion) -> dict[str, Any]:
+    """Everything that is known about a conversion, ready for ``json.dumps``.
+
+    NaN and infinities are the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
+    """
+    given = conversion.fidelity.batches
+    stress = [s.what for s in conversion.stress]
+    codes = sorted({f.code for f in conversion.findings})
+    data = {
+        "schema": SCHEMA,
+        "kind": "conversion",
+        "verdict": conversion.verdict,
+        "rests_on": {
+            "given_inputs": given,
+            "stress_inputs": len(stress),
+            "units": list(conversion.units),
+            "statement": rests_on(conversion.verdict, given, len(stress)),
+        },
+        "tolerance": conversion.tolerance,
+        "units": {name: _unit(unit, conversion.tolerance) for name, unit in conversion.units.items()},
+        "fidelity": comparison_data(conversion.fidelity, conversion.tolerance),
+        "findings": [_finding(f) for f in conversion.findings],
+        "kinds": {code: kind_data(code) for code in codes},
+        "plan": _plan(conversion.plan),
+        "stress": stress,
+        "program": program_data(conversion.program),
+        "seconds": dict(conversion.seconds),
+        "versions": versions(),
+    }
+    return encoded(data)
+
+
+def rests_on(verdict: str, given: int, stress: int) -> str:
+    """What a verdict rests on, in one sentence.
+
+    >>> rests_on("tested", 1, 4)
+    'tested on 1 given input and 4 stress inputs; not proved for all inputs'
+    """
+    if verdict == "proved":
+        return "proved for all inputs within the stated assumptions"
+    inputs = f"{given} given input{'s' if given != 1 else ''}"
+    if stress:
+        inputs += f" and {stress} stress input{'s' if stress != 1 else ''}"
+    if verdict == "tested":
+        return f"tested on {inputs}; not proved for all inputs"
+    return f"{verdict} on {inputs}"
+
+
+def kind_data(code: str) -> dict[str, str]:
+    """The record of a finding code.
+
+    Raises:
+        KeyError: There is no such code.
+    """
+    kind = KINDS[code]
+    return {
+        "code": kind.code,
+        "name": kind.name,
+        "what": kind.what,
+        "why": kind.why,
+        "example": kind.example,
+        "fix": kind.fix,
+    }
+
+
+def comparison_data(comparison: Comparison, tolerance: float) -> dict[str, Any]:
+    """A comparison, with the answer to each output's question: is it within the tolerance?"""
+    data = comparison.to_dict()
+    within = {o.name: o.worst.within(tolerance) for o in comparison.outputs}
+    data["outputs"] = [{**output, "within": within[output["name"]]} for output in data["outputs"]]
+    return data
+
+
+def birth_data(birth: Birth) -> dict[str, Any]:
+    """A birth of Inf or NaN."""
+    return {
+        "op": birth.op,
+        "op_type": birth.op_type,
+        "infinities": birth.infinities,
+        "nans": birth.nans,
+        "largest_operand": birth.largest_operand,
+        "described": birth.described,
+    }
+
+
+def _unit(unit: UnitResult, tolerance: float) -> dict[str, Any]:
+    return {
+        "verdict": unit.verdict,
+        "reasons": list(unit.reasons),
+        "outputs": comparison_data(unit.comparison, tolerance)["outputs"],
+        "births": [birth_data(b) for b in unit.births],
+        "stress": [
+            {"what": s.what, "nonfinite": s.nonfinite, "error": s.error, "compared": s.compared} for s in unit.stress
+        ],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "name": finding.kind.name,
+        "op": finding.op,
+        "op_type": finding.op_type,
+        "detail": finding.detail,
+        "remedy": finding.remedy,
+        "source": _source(finding.source) if finding.source else None,
+    }
+
+
+def _source(source: Source) -> dict[str, Any]:
+    return {
+        "file": source.file,
+        "line": source.line,
+        "code": source.code,
+        "module": source.module,
+        "excerpt": _excerpt(source),
+    }
+
+
+def _excerpt(source: Source) -> list[dict[str, Any]]:
+    """The line with its neighbours, from the Python file, if it still says what it said when it was captured."""
+    path = Path(source.file)
+    try:
+        if path.suffix != ".py" or not path.is_file() or path.stat().st_size > _MOST_SOURCE_BYTES:
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError, ValueError):
+        return []
+    at = source.line - 1
+    if not 0 <= at < len(lines) or lines[at].strip() != source.code.strip():
+        return []
+    first = max(0, at - _CONTEXT)
+    return [{"line": first + i + 1, "code": text} for i, text in enumerate(lines[first : at + _CONTEXT + 1])]
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "rewrites": [
+            {
+                "name": r.name,
+                "ops": list(r.ops),
+                "statement": r.statement,
+                "condition": r.condition,
+                "edits": [_edit(e) for e in r.edits],
+            }
+            for r in plan.rewrites
+        ],
+        "islands": [{"ops": list(i.ops), "reason": i.reason, "evidence": i.evidence} for i in plan.islands],
+        "fp32_outputs": list(plan.fp32_outputs),
+        "fp32_ops": plan.fp32_ops,
+    }
+
+
+def _edit(edit: Edit) -> str:
+    """One edit in words."""
+    if isinstance(edit, SetConstant):
+        value = edit.value
+        low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+        span = f"{low:g}" if low == high else f"values from {low:g} to {high:g}"
+        return f"{edit.op}: the constant input '{edit.input}' becomes {span}"
+    return f"{edit.op}: followed by {edit.with_op} with {edit.bound:g}"

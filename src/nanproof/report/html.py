@@ -1,0 +1,90 @@
+"""A conversion as one HTML file that opens without a network, on a phone, on paper and in a screen reader."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from nanproof.errors import UsageError
+from nanproof.report.data import conversion_data
+from nanproof.report.wording import error_text, joined, nearby, nothing_found, plural, size_text
+
+if TYPE_CHECKING:
+    from nanproof.result import Conversion
+
+__all__ = ["page", "write_html"]
+
+_WORDS = {
+    "proved": "Finite for every input within the stated assumptions.",
+    "tested": "Finite wherever PyTorch is, and within tolerance, on everything that was tried.",
+    "failed": "The written file gives Inf or NaN where PyTorch has none, or is off by more than the tolerance.",
+    "unknown": "Nothing is known about the written file.",
+}
+
+
+def write_html(conversion: Conversion, path: str | PathLike[str], *, title: str = "") -> Path:
+    """Write the report, so that ``path`` is either untouched or complete.
+
+    Args:
+        conversion: The result.
+        path: The file to write.
+        title: What was converted, for the heading.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    target = Path(path)
+    text = page(conversion_data(conversion), title)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".nanproof-", dir=target.parent) as scratch:
+            fresh = Path(scratch) / "report.html"
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(target)
+    except OSError as error:
+        raise UsageError(f"Cannot write the report '{target}': {error.strerror or error}.") from error
+    return target
+
+
+def page(data: Mapping[str, Any], title: str = "") -> str:
+    """The report on a conversion's data as HTML text. Everything in the data is escaped."""
+    environment = Environment(
+        loader=PackageLoader("nanproof.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {
+        "error": error_text,
+        "joined": joined,
+        "nearby": nearby,
+        "plural": plural,
+        "size": size_text,
+        "shape": _shape,
+        "share": _share,
+    }
+    environment.filters.update(filters)
+    total = data["program"]["fp16"] + data["program"]["fp32"]
+    return environment.get_template("page.html.j2").render(
+        data=data,
+        title=title,
+        nothing=nothing_found(data),
+        words=_WORDS[data["verdict"]],
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        fp16_share=100 * data["program"]["fp16"] / total if total else 0,
+    )
+
+
+def _shape(value: Mapping[str, Any]) -> str:
+    return f"{value['dtype']}[{', '.join(str(d) for d in value['shape'])}]"
+
+
+def _share(error: Any, tolerance: float) -> float:
+    """How much of the tolerance an error uses up, in percent, at most 100."""
+    return min(100.0, 100.0 * float(error) / tolerance) if tolerance else 100.0
