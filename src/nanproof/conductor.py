@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -30,7 +31,7 @@ from nanproof.mil.read import load
 from nanproof.mil.reflect import reflect
 from nanproof.numerics import get
 from nanproof.plan.plan import Plan
-from nanproof.plan.planner import first_plan, replan
+from nanproof.plan.planner import first_plan, replan, without_islands
 from nanproof.program import Block, DType, Program, Source
 from nanproof.result import Conversion
 from nanproof.trial import Trial, gather, worst
@@ -107,30 +108,55 @@ def convert(
         CouldNotCheckError: The program was converted but holds an op that cannot be executed, so nothing is known of
             it.
     """
-    numerics = [get(unit).name for unit in units]
-    if not numerics:
+    request = _Request(
+        precision=precision,
+        numerics=_checked_units(units, precision),
+        tolerance=tolerance,
+        stress=stress,
+        options=Options(minimum_deployment_target, inputs, outputs, compute_units),
+        clock=_Clock(progress),
+    )
+    return _convert(module, example_inputs, list(calibration or ()), request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the user asked for, checked."""
+
+    precision: Precision
+    numerics: Sequence[str]
+    tolerance: float
+    stress: bool
+    options: Options
+    clock: _Clock
+
+
+def _checked_units(units: Sequence[str], precision: str) -> list[str]:
+    if not units:
         raise UsageError("No units were given, so nothing could be checked. Pass units=('gpu',), for example.")
     if precision not in ("auto", "float16", "float32"):
         raise UsageError(f"Unknown precision '{precision}'. Use 'auto', 'float16' or 'float32'.")
-    options = Options(minimum_deployment_target, inputs, outputs, compute_units)
-    clock = _Clock(progress)
+    return [get(unit).name for unit in ([units] if isinstance(units, str) else units)]
+
+
+def _convert(module: Any, example_inputs: Any, calibration: Sequence[Any], request: _Request) -> Conversion:
+    clock = request.clock
     with clock("capture"):
         captured = capture(module, example_inputs)
     with clock("lower"):
-        pymil = lower(captured.exported, options)
+        pymil = lower(captured.exported, request.options)
         fp32 = _with_sources(reflect(pymil), captured.sources)
     with clock("observe"):
-        batches = [captured.example, *(as_batch(c) for c in calibration or ())]
-        trial = gather(module, fp32, batches, with_stress=stress)
+        batches = [captured.example, *(as_batch(c) for c in calibration)]
+        trial = gather(module, fp32, batches, with_stress=request.stress)
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
         lowering = _lowering_findings(fp32, fidelity)
     with clock("plan"):
-        plan, findings = first_plan(fp32, ranges) if precision != "float32" else (Plan(), [])
-        if precision == "float16":
-            plan = replace(plan, islands=(), fp32_outputs=())
-    build = _Build(captured, options, fp32, ranges, trial, answers, numerics, precision, clock)
-    return build.finish(pymil, plan, [*lowering, *findings], fidelity, tolerance)
+        plan, findings = first_plan(fp32, ranges) if request.precision != "float32" else (Plan(), [])
+        if request.precision == "float16":
+            plan, findings = without_islands(plan, findings)
+    return _Build(captured, request, fp32, ranges, trial, answers).finish(pymil, plan, [*lowering, *findings], fidelity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,30 +164,25 @@ class _Build:
     """The second half of a conversion: write, read back, execute, and plan again while something is born non-finite."""
 
     captured: Captured
-    options: Options
+    request: _Request
     fp32: Program
     ranges: Ranges
     trial: Trial
     answers: Sequence[Mapping[str, np.ndarray]]
-    numerics: Sequence[str]
-    precision: Precision
-    clock: _Clock
 
-    def finish(
-        self, pymil: Any, plan: Plan, findings: list[Finding], fidelity: Comparison, tolerance: float
-    ) -> Conversion:
+    def finish(self, pymil: Any, plan: Plan, findings: list[Finding], fidelity: Comparison) -> Conversion:
         folder = ScratchFolder()
         path = folder.path / "model.mlpackage"
         plan, pymil = self._checked(plan, pymil)
         program, runs = self._tried(pymil, plan, path)
-        for _ in range(_MOST_ROUNDS if self.precision == "auto" else 0):
+        for _ in range(_MOST_ROUNDS if self.request.precision == "auto" else 0):
             better, more = replan(plan, self.fp32, [birth for born, _ in runs.values() for birth in born])
             if better == plan:
                 break
             findings = [*findings, *more]
             plan, pymil = self._checked(better, self._lower())
             program, runs = self._tried(pymil, plan, path)
-        units = {n: self.trial.judge(n, born, outputs, tolerance) for n, (born, outputs) in runs.items()}
+        units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
         return Conversion(
             program=_with_sources(program, self.captured.sources),
             fp32_program=self.fp32,
@@ -171,15 +192,16 @@ class _Build:
             plan=replace(plan, fp32_ops=count_fp32(program)),
             fidelity=fidelity,
             stress=tuple(self.trial.stress),
-            tolerance=tolerance,
-            seconds=self.clock.seconds,
+            precision=self.request.precision,
+            tolerance=self.request.tolerance,
+            seconds=self.request.clock.seconds,
             package=path,
             folder=folder,
         )
 
     def _lower(self) -> Any:
-        with self.clock("lower"):
-            return lower(self.captured.exported, self.options)
+        with self.request.clock("lower"):
+            return lower(self.captured.exported, self.request.options)
 
     def _checked(self, plan: Plan, pymil: Any) -> tuple[Plan, Any]:
         """The MIL program with all edits applied, once float32 execution has shown that they change nothing.
@@ -188,7 +210,7 @@ class _Build:
         """
         if not plan.edits:
             return plan, pymil
-        with self.clock("check rewrites"):
+        with self.request.clock("check rewrites"):
             ApplyEdits(plan.edits)(pymil)
             changed = self._change(reflect(pymil))
         if not changed:
@@ -213,18 +235,24 @@ class _Build:
     def _tried(self, pymil: Any, plan: Plan, path: Path) -> tuple[Program, dict[str, _Run]]:
         """The program as written and read back, and what it does under each unit's numerics on all inputs."""
         program = self._write(pymil, plan, path)
-        with self.clock("verify"):
-            return program, {n: find_births(program, self.trial.all_inputs, self.ranges, n) for n in self.numerics}
+        with self.request.clock("verify"):
+            return program, {
+                n: find_births(program, self.trial.all_inputs, self.ranges, n) for n in self.request.numerics
+            }
 
     def _write(self, pymil: Any, plan: Plan, path: Path) -> Program:
-        with self.clock("write"):
+        with self.request.clock("write"):
             typing = Typing(
-                fp16=self.precision != "float32",
+                fp16=self.request.precision != "float32",
                 fp32_ops=plan.kept,
                 fp32_outputs=plan.fp32_outputs,
-                metadata={"com.github.nanproof.version": __version__},
+                metadata={
+                    # Without this the package would claim a source of its own making, "milinternal".
+                    "com.github.apple.coremltools.source": f"torch=={torch.__version__}",
+                    "com.github.nanproof.version": __version__,
+                },
             )
-            write_model(package(pymil, typing, self.options), path)
+            write_model(package(pymil, typing, self.request.options), path)
             return load(path)
 
 

@@ -63,6 +63,7 @@ class Conversion:
         plan: Rewrites and FP32 islands.
         fidelity: The float32 program against PyTorch: what the lowering itself changed.
         stress: The stress inputs that were used.
+        precision: ``"auto"``, ``"float16"`` or ``"float32"``, as asked for.
         tolerance: Largest error, relative to an output's range, that counts as the same.
         seconds: Wall time by stage.
         package: The verified package, in a folder of our own that lives as long as this object (:meth:`save` copies
@@ -78,6 +79,7 @@ class Conversion:
     plan: Plan
     fidelity: Comparison
     stress: tuple[StressInput, ...]
+    precision: str
     tolerance: float
     seconds: Mapping[str, float]
     package: Path

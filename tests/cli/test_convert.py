@@ -79,8 +79,30 @@ def test_islands_are_named(nanproof: Command, nets: Path, tmp_path: Path):
 def test_pt2_carries_its_inputs(nanproof: Command, tmp_path: Path):
     path = tmp_path / "net.pt2"
     torch.export.save(torch.export.export(torch.nn.Linear(4, 2), (torch.randn(3, 4),), strict=False), path)
-    said = nanproof("convert", path, "-o", tmp_path / "net.mlpackage", "--json")
+    said = nanproof("convert", path, "--trust", "-o", tmp_path / "net.mlpackage", "--json")
     assert (said.code, said.document["verdict"]) == (0, "tested")
+
+
+def test_a_pt2_is_not_opened_unless_trusted(nanproof: Command, tmp_path: Path):
+    """PyTorch unpickles what is in the archive: a file of somebody else's could run anything."""
+    path = tmp_path / "net.pt2"
+    ran = tmp_path / "it-ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (ran,))
+
+    torch.save({"weights": Payload()}, path)
+    said = nanproof("convert", path, "-o", tmp_path / "net.mlpackage")
+    assert said.code == 2
+    assert "was not opened: torch.export.load uses pickle" in said.err
+    assert not ran.exists()
+
+
+def test_a_damaged_pt2(nanproof: Command, folder: Path, tmp_path: Path):
+    said = nanproof("convert", folder / "a.pt2", "--trust", "-o", tmp_path / "net.mlpackage")
+    assert said.code == 2
+    assert "is damaged or was not written by torch.export.save" in said.err
 
 
 def test_inputs_from_files(nanproof: Command, nets: Path, batch: Path, tmp_path: Path):
@@ -113,7 +135,7 @@ WRONG = {
     "text": ("{folder}/a.txt", "is no model that nanproof can read. MODEL is file.py:name"),
     "onnx": ("{folder}/a.onnx", "is an ONNX model, and nanproof converts PyTorch models."),
     "checkpoint": ("{folder}/a.pth", "is a checkpoint: it holds weights, not the Python"),
-    "damaged pt2": ("{folder}/a.pt2", "is damaged or was not written by torch.export.save"),
+    "untrusted pt2": ("{folder}/a.pt2", "was not opened: torch.export.load uses pickle"),
     "package": ("{folder}/a.mlpackage", "is a Core ML model already, and convert starts from PyTorch."),
     "folder": ("{folder}", "is a folder. MODEL is file.py:name"),
     "syntax": ("{folder}/bad.py:net", "fails when it is imported: SyntaxError:"),

@@ -26,7 +26,7 @@ _EXIT_CODES = {"proved": 0, "tested": 0, "failed": 1, "unknown": 3}
 
 @verb(
     "nanproof convert examples/bert_classifier.py:model -o bert.mlpackage",
-    "nanproof convert net.pt2 -o net.mlpackage --unit gpu --unit strict --report net.html",
+    "nanproof convert net.pt2 --trust -o net.mlpackage --unit gpu --unit strict --report net.html",
 )
 def convert(
     face: Face,
@@ -52,13 +52,15 @@ def convert(
         list[str] | None, typer.Option(help="One more input, as in --inputs; may be repeated.", metavar="FILE")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open a .pt2, which may run code that is in it.")] = False,
     keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")] = False,
 ) -> Answer:
     """Convert a PyTorch model so that it runs in FP16 without NaN or Inf, and show it on the written file.
 
-    MODEL is code: it is imported (file.py) or loaded by PyTorch (.pt2), so name only files that you trust.
+    MODEL in a file.py is your code, and is imported. A .pt2 is data, but PyTorch opens it with pickle, which can run
+    code: it is opened only with --trust.
     """
-    check_model(model)
+    check_model(model, trust=trust)
     if report is not None:
         check_file(report, [".html"])
     units = _checked_options(output, unit or ["gpu"], target)
@@ -77,17 +79,12 @@ def convert(
             progress=progress,
             **arguments,
         )
-        written = None
-        if conversion.verdict not in _BAD or keep_failed:
-            written = conversion.save(output)
+        written = conversion.save(output) if conversion.verdict not in _BAD or keep_failed else None
         if report is not None:
             from nanproof.report.html import write_html
 
             write_html(conversion, report, title=model)
-    hint = (
-        "--precision auto keeps FP32 what needs it" if precision == "float16" else "--precision float32 gives up FP16"
-    )
-    return _answer(conversion, model, _Files(output, written, report, hint))
+    return _answer(conversion, model, _Files(output, written, report))
 
 
 def _checked_options(output: Path, units: list[str], target: str) -> list[str]:
@@ -103,12 +100,11 @@ def _checked_options(output: Path, units: list[str], target: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """The output that was asked for, the files that were written, and what to try if the output was not."""
+    """The output that was asked for, and the files that were written."""
 
     output: Path
     written: Path | None
     report: Path | None
-    hint: str
 
 
 def _answer(conversion: Conversion, model: str, files: _Files) -> Answer:
@@ -135,7 +131,9 @@ def _ending(conversion: Conversion, files: _Files) -> Any:
         lines = [Text.assemble((str(files.written), "bold"), f"  {size_text(package_bytes(files.written))}{kept}")]
     else:
         lines = [Text(f"{files.output} was not written, since the conversion {conversion.verdict}.", "red")]
-        lines.append(Text(f"--keep-failed writes it nevertheless; {files.hint}.", "dim"))
+        naive = conversion.precision == "float16"
+        hint = "--precision auto keeps FP32 what needs it" if naive else "--precision float32 gives up FP16"
+        lines.append(Text(f"--keep-failed writes it nevertheless; {hint}.", "dim"))
     if files.report is not None:
         lines.append(Text(f"report: {files.report}"))
     return Group(*lines)

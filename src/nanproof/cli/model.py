@@ -26,8 +26,12 @@ class Model:
     example_inputs: Any
 
 
-def check_model(spec: str) -> None:
+def check_model(spec: str, *, trust: bool) -> None:
     """Tell by its name alone that MODEL cannot be converted, before anything heavy is loaded.
+
+    Args:
+        spec: MODEL.
+        trust: Whether the user trusts a file that PyTorch opens with pickle.
 
     Raises:
         ModelFileError: There is no such file, or it is no PyTorch model; the message says what to do.
@@ -66,6 +70,11 @@ def check_model(spec: str) -> None:
         raise ModelFileError(f"'{path}' is an ONNX model, and nanproof converts PyTorch models. {how}")
     if path.suffix != ".pt2":
         raise ModelFileError(f"'{path}' is no model that nanproof can read. {how}")
+    if not trust:
+        raise UsageError(
+            f"'{path}' was not opened: torch.export.load uses pickle, so that the file can run code of its own.\n"
+            "  If you know where it comes from, say so with --trust; else name the module itself: file.py:name."
+        )
 
 
 def load_model(spec: str, inputs: str | None) -> Model:
@@ -78,7 +87,6 @@ def load_model(spec: str, inputs: str | None) -> Model:
     Raises:
         UsageError: The file, the name, the kind of the object or the example inputs are wrong.
     """
-    check_model(spec)
     if not is_spec(spec):
         module = _exported(Path(spec))
         return Model(module, load_batch(inputs, module) if inputs else None)

@@ -95,7 +95,7 @@ class _Reader:
         return Block(inputs, tuple(ops), tuple(self._lookup(name, scope) for name in proto.outputs))
 
     def _op(self, proto: Any, scope: dict[str, Value]) -> Op:
-        inputs = {name: self._arguments(argument, scope) for name, argument in proto.inputs.items()}
+        inputs = {name: self._arguments(argument, scope) for name, argument in sorted(proto.inputs.items())}
         attributes = {name: self._constant(value) for name, value in proto.attributes.items()}
         blocks = tuple(self._block(b, dict(scope)) for b in proto.blocks)
         outputs = tuple(self._define(v, scope) for v in proto.outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
@@ -12,7 +13,7 @@ from nanproof.plan.plan import Island, Plan, connected
 from nanproof.program import Program
 from nanproof.rewrite import mask_sentinel
 
-__all__ = ["first_plan", "replan"]
+__all__ = ["first_plan", "replan", "without_islands"]
 
 
 def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
@@ -37,6 +38,15 @@ def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
     rewritten = {name for rewrite in plan.rewrites if rewrite.name == "mask-sentinel" for name in rewrite.ops}
     findings, islands, overflowing = overflow_islands(program, ranges, rewritten | plan.kept)
     return plan.with_islands(islands, [*outputs, *overflowing]), [*proposal.findings, *findings]
+
+
+def without_islands(plan: Plan, findings: Sequence[Finding]) -> tuple[Plan, list[Finding]]:
+    """The plan with its rewrites alone, and findings that say so: what ``precision="float16"`` asks for."""
+    left = [
+        replace(f, remedy="not repaired: the precision is float16") if f.remedy.startswith("kept in FP32") else f
+        for f in findings
+    ]
+    return Plan(rewrites=plan.rewrites), left
 
 
 def replan(plan: Plan, program: Program, births: Sequence[Birth]) -> tuple[Plan, list[Finding]]:
