@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench docs clean
 
 # $(call step,name,command): say what runs; where it fails, say so by name and show the end of the log if there is one.
 step = @printf '==> %s\n' '$(1)'; $(2) || { printf 'make: failed at: %s\n' '$(1)' >&2; exit 1; }
@@ -38,6 +38,9 @@ format: $(STAMP)  ## format the code and mend what ruff can mend
 
 bench: $(STAMP)  ## convert all-MiniLM-L6-v2 and measure it against the alternatives
 	@$(BIN)/python benchmarks/convert_minilm.py
+
+docs: $(STAMP)  ## write the generated pages of docs/
+	@$(BIN)/python docs/generate.py
 
 clean:  ## remove the environment, the caches and the build outputs
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

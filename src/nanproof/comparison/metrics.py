@@ -53,7 +53,7 @@ def difference(actual: np.ndarray, reference: np.ndarray) -> Difference:
     """
     if actual.shape != reference.shape:
         raise ValueError(f"shapes differ: {actual.shape} and {reference.shape}")
-    a, b = actual.astype(np.float64).reshape(actual.shape), reference.astype(np.float64)
+    a, b = actual.astype(np.float64), reference.astype(np.float64)
     finite = np.isfinite(b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     nonfinite = int((~np.isfinite(a) & finite).sum() + (~same & ~finite).sum())
@@ -61,7 +61,7 @@ def difference(actual: np.ndarray, reference: np.ndarray) -> Difference:
     if not finite.any():
         return Difference(0.0 if nonfinite == 0 else math.inf, 0.0, 0.0, math.inf, 1.0, nonfinite, 0)
     span = float(b[finite].max() - b[finite].min()) or float(np.abs(b[finite]).max()) or 1.0
-    errors = np.abs(a - b, where=good, out=np.zeros_like(b))
+    errors = np.abs(np.subtract(a, b, where=good, out=np.zeros_like(b)))
     largest = float(errors.max(initial=0.0))
     noise, signal = float((errors**2).sum()), float((b[good] ** 2).sum())
     snr = math.inf if noise == 0 else (-math.inf if signal == 0 else 10 * math.log10(signal / noise))
