@@ -120,6 +120,35 @@ def test_overflow_stays_fp32():
     assert "Inf or NaN where PyTorch has none" in naive.units["gpu"].reasons[0]
 
 
+class Masked(nn.Module):
+    """The mask comes from the caller, sentinel and all."""
+
+    def forward(self, x, bias):
+        return torch.softmax(x + bias, -1)
+
+
+def test_huge_inputs_are_read_in_fp32():
+    bias = torch.zeros(4, 8)
+    bias[:, 5:] = torch.finfo(torch.float32).min
+    bias[1] = torch.finfo(torch.float32).min
+    result = nanproof.convert(Masked(), (torch.randn(4, 8), bias))
+    assert result.verdict == "tested"
+    assert "input 'bias' has values up to 3.403e+38" in result.findings[0].detail
+    assert result.program.inputs["bias"].dtype.value == "fp32"
+
+
+class Offset(nn.Module):
+    """A large number that is no mask, and that FP16 holds."""
+
+    def forward(self, x):
+        return (x * 1000.0 + 40000.0) * 0.001
+
+
+def test_large_constants_within_range_are_left_alone():
+    result = nanproof.convert(Offset(), (torch.rand(4, 8) * 5 + 5,))
+    assert (result.findings, result.plan.fp32_ops) == ((), 0)
+
+
 def test_a_birth_met_only_when_the_file_runs_is_repaired():
     x = torch.full((2, 8), 1e-4)
     result = nanproof.convert(Reborn(), (x,))

@@ -12,6 +12,7 @@ from nanproof.mil.coreml import ct, quiet
 LENGTH, WIDTH = 6, 8
 MIN, MAX = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
 CAUSAL = torch.full((LENGTH, LENGTH), -65504.0).triu(1)
+BIAS = torch.linspace(-9.0, 9.0, LENGTH * LENGTH).reshape(LENGTH, LENGTH)
 DOUBLE = torch.full((LENGTH, LENGTH), MIN).triu(1)
 
 # Each takes scores (batch, queries, keys) and a float mask (batch, 1, keys), 1 for what is kept.
@@ -25,6 +26,7 @@ REWRITTEN = {
     "difference": lambda s, m: s - 1e9 * (1.0 - m),
     "two planes of -65504": lambda s, m: s + (CAUSAL + torch.where(m > 0.5, 0.0, -65504.0)),
     "two planes of finfo.min": lambda s, m: s + DOUBLE + torch.where(m > 0.5, 0.0, MIN),
+    "sum, then a bias": lambda s, m: s + (1.0 - m) * MIN + BIAS,
     "nan_to_num of -inf": lambda s, m: torch.nan_to_num(s.masked_fill(m < 0.5, float("-inf"))),
     "clip of the sum": lambda s, m: (s + (1.0 - m) * MIN).clamp(min=MIN),
     "maximum with finfo.min": lambda s, m: torch.maximum(s + (1.0 - m) * MIN, torch.tensor(MIN)),

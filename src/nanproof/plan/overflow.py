@@ -33,6 +33,10 @@ def overflow_islands(
         for value in op.outputs
         if value.type.dtype.is_float and ranges[value.name].magnitude > FP16_MAX
     }
+    for value in program.main.inputs.values():
+        if value.type.dtype.is_float and ranges[value.name].magnitude > FP16_MAX:
+            too_large[value] = ranges[value.name].magnitude
+    inputs = frozenset(program.main.inputs.values())
     findings: list[Finding] = []
     touched: dict[str, float] = {}
     for op in program.walk():
@@ -40,8 +44,10 @@ def overflow_islands(
         read = [too_large[v] for v in op.operands if v in too_large]
         if written or read:
             touched[op.name] = max(written + read)
-        if written and not read:
-            detail = f"values up to {max(written):.4g} on the given inputs; FP16 ends at {FP16_MAX:.0f}"
+        fed = [v for v in op.operands if v in too_large and v in inputs]
+        if fed or (written and not read):
+            where = f"input '{fed[0].name}' has" if fed else "it has"
+            detail = f"{where} values up to {touched[op.name]:.4g} on the given inputs; FP16 ends at {FP16_MAX:.0f}"
             findings.append(Finding.at("NP110", op, detail, "kept in FP32"))
     islands = [
         Island(group, "activation-overflow", f"values up to {max(touched[n] for n in group):.4g} on the given inputs")

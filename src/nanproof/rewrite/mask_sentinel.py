@@ -11,6 +11,7 @@ Let ``s`` be the scores, ``|s| <= r``, and ``M`` the sentinel of a mask, replace
   smaller sentinel would let the scores through. Therefore ``s + M`` becomes ``max(s - 2H, -H)``, which is exactly
   ``-H`` wherever the mask is set (``s <= H``), also if ``s - 2H`` should overflow, and ``s`` wherever it is not (``s
   >= -H``).
+  If more is added behind the mask, the maximum follows the last sum.
 * **Sum of masks** (``M1 + M2``). With ``H = 3e4`` two of them and a score stay in range. No bound is added: rows that
   are masked everywhere keep the order "masked once above masked twice" of the original.
 * **Product** (``m * M`` with ``m`` in {0, 1}). ``0 * -H = 0`` where ``0 * -inf`` was NaN.
@@ -72,9 +73,12 @@ def _merged(rewrites: Sequence[Rewrite]) -> tuple[Rewrite, ...]:
 
 def _is_hazard(region: Region) -> bool:
     """Whether FP16 loses a finite sentinel: by storing it, or by adding a score to it."""
-    finite = [abs(o) for o, _ in region.levels if math.isfinite(o)]
-    worst = max(finite, default=0.0)
+    worst = _largest(region)
     return worst > FP16_MAX or (bool(region.sums) and worst + MARGIN * region.reach > FP16_MAX)
+
+
+def _largest(region: Region) -> float:
+    return max((abs(o) for o, _ in region.levels if math.isfinite(o)), default=0.0)
 
 
 def _proposal(region: Region) -> Proposal:
@@ -82,6 +86,8 @@ def _proposal(region: Region) -> Proposal:
     if only_bounds:
         return _clip_bounds(region)
     refusal = region.refusal or _failed_condition(region)
+    if refusal and _largest(region) <= FP16_MAX:
+        return Proposal()  # FP16 holds the constants; if what they are added to overflows, that is seen when it runs
     if refusal:
         remedy = f"kept in FP32, since {refusal}"
         return Proposal(_findings(region, remedy), refusals=(Refusal(_names(region), refusal),))
@@ -92,7 +98,7 @@ def _proposal(region: Region) -> Proposal:
 def _clip_bounds(region: Region) -> Proposal:
     if region.reach > FP16_MAX:
         return Proposal()  # the values themselves leave the range: the overflow is the finding, and the bound stays
-    sites = tuple(s for s in region.sites if np.abs(s.constant).max() > FP16_MAX)
+    sites = tuple(s for s in region.sites if _has_finite(s) and np.abs(s.constant).max() > FP16_MAX)
     edits = tuple(_set(site, FP16_MAX) for site in sites)
     statement = f"bounds beyond the FP16 range → ±{FP16_MAX:.0f}"
     condition = "always: no finite FP16 number lies beyond the new bound"
@@ -146,7 +152,8 @@ def _replace(region: Region) -> Rewrite:
     statement = f"{old:.3g} → {math.copysign(unit, old):.0f}"
     condition = f"other elements reach {region.reach:.3g}; exact up to {(HEADROOM - _VANISHING) / 2:.0f}"
     if _saturates(region):
-        edits += [Saturate(op.name, "maximum", -HEADROOM) for op, _ in region.sums]
+        last = [op for op, _ in region.sums if op in region.last_sums]
+        edits += [Saturate(op.name, "maximum", -HEADROOM) for op in dict.fromkeys(last)]
         statement += f", sums bounded at {-HEADROOM:.0f}"
     if region.assumptions:
         condition += "; " + "; ".join(region.assumptions)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -41,12 +41,16 @@ _MOST_LEVELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Abstract value: sentinels as (original, unit) pairs, the interval of all other elements, and its regions."""
+    """Abstract value: sentinels as (original, unit) pairs, the interval of all other elements, and its regions.
+
+    ``sums`` are the latest additions of the sentinel to something else on the way here.
+    """
 
     entries: frozenset[tuple[float, float]]
     low: float
     high: float
     regions: frozenset[int]
+    sums: frozenset[Op] = frozenset()
 
     @property
     def has_normal(self) -> bool:
@@ -68,13 +72,15 @@ class Site:
 class Region:
     """All that is reached from connected sentinel constants.
 
-    ``sums`` are additions of a sentinel-bearing mask to a tensor without sentinels; ``levels`` the sentinel pairs that
-    occur anywhere; ``reach`` the largest magnitude of the other elements that meet them.
+    ``sums`` are additions of a sentinel-bearing mask to a tensor without sentinels, ``last_sums`` those of them behind
+    which a sink follows without another; ``levels`` the sentinel pairs that occur anywhere; ``reach`` the largest
+    magnitude of the other elements that meet them.
     """
 
     sites: list[Site] = field(default_factory=list[Site])
     ops: list[Op] = field(default_factory=list[Op])
     sums: list[tuple[Op, Flow]] = field(default_factory=list[tuple[Op, Flow]])
+    last_sums: set[Op] = field(default_factory=set[Op])
     sinks: list[Op] = field(default_factory=list[Op])
     levels: set[tuple[float, float]] = field(default_factory=set[tuple[float, float]])
     reach: float = 0.0
@@ -87,6 +93,7 @@ class Region:
         self.sites += other.sites
         self.ops += [op for op in other.ops if op not in self.ops]
         self.sums += other.sums
+        self.last_sums |= other.last_sums
         self.sinks += other.sinks
         self.levels |= other.levels
         self.reach = max(self.reach, other.reach)
@@ -225,7 +232,7 @@ class _Tracer:
         """``x + y``, or ``x - y`` for ``sub``: sentinels absorb, or add up."""
         x, y = _pair(operands)
         if op.type == "sub":
-            y = Flow(frozenset((-o, -u) for o, u in y.entries), -y.high, -y.low, y.regions)
+            y = replace(y, entries=frozenset((-o, -u) for o, u in y.entries), low=-y.high, high=-y.low)
         entries = {(_f32(a + b), u + v) for (a, u), (b, v) in product(x.entries, y.entries)}
         entries |= x.entries if y.has_normal else frozenset()
         entries |= y.entries if x.has_normal else frozenset()
@@ -234,12 +241,12 @@ class _Tracer:
                 raise RefusedError(f"'{op.name}' ({op.type}) cancels one sentinel against another")
         both = x.has_normal and y.has_normal
         low, high = (x.low + y.low, x.high + y.high) if both else (math.inf, -math.inf)
-        flow = Flow(frozenset(entries), low, high, x.regions | y.regions)
-        if both and bool(x.entries) != bool(y.entries):
-            other = y if x.entries else x
-            if other.low != other.high:
-                region.sums.append((op, flow))
-        return flow
+        other = y if x.entries else x
+        if both and not other.entries and other.low != other.high:
+            flow = Flow(frozenset(entries), low, high, x.regions | y.regions, frozenset({op}))
+            region.sums.append((op, flow))
+            return flow
+        return Flow(frozenset(entries), low, high, x.regions | y.regions, x.sums | y.sums)
 
     def mul(self, op: Op, operands: dict[str, list[Flow | None]], region: Region) -> Flow:
         """``x * y``, where one factor is a positive constant or takes only the values 0 and 1, or 0 and -1."""
@@ -252,7 +259,7 @@ class _Tracer:
             if c == 0:  # 0 * inf is NaN in FP32 as well: then the flow has nothing to say about those elements
                 return Flow(frozenset(), 0.0, 0.0, mask.regions)
             entries = frozenset((_f32(o * c), u * c) for o, u in mask.entries)
-            return Flow(entries, mask.low * c, mask.high * c, mask.regions)
+            return replace(mask, entries=entries, low=mask.low * c, high=mask.high * c)
         value = op.inputs[name][0]
         sign, evidence = binary_sign(value, self._producers, self._ranges)
         if not sign:
@@ -264,7 +271,7 @@ class _Tracer:
         region.assumptions.append(evidence)
         ends = (0.0, sign * mask.low, sign * mask.high) if mask.has_normal else (0.0,)
         entries = frozenset((sign * o, sign * u) for o, u in mask.entries)
-        return Flow(entries, min(ends), max(ends), mask.regions)
+        return replace(mask, entries=entries, low=min(ends), high=max(ends))
 
     def bound(self, op: Op, operands: dict[str, list[Flow | None]], region: Region) -> Flow:
         """``maximum``, ``minimum``, ``clip``: bounds may be sentinels themselves."""
@@ -299,6 +306,7 @@ class _Tracer:
         if positive and op.type not in _TWO_SIDED_SINKS:
             raise RefusedError(f"'{op.name}' ({op.type}) reads a positive sentinel")
         region.sinks.append(op)
+        region.last_sums |= flow.sums if flow is not None else frozenset()
 
 
 _TWO_SIDED_SINKS = ("sigmoid", "tanh", "erf")
@@ -330,6 +338,7 @@ def _union(flows: list[Flow]) -> Flow:
         min(f.low for f in flows),
         max(f.high for f in flows),
         frozenset().union(*(f.regions for f in flows)),
+        frozenset().union(*(f.sums for f in flows)),
     )
 
 
@@ -347,7 +356,7 @@ def _extremum(op: Op, x: Flow, bound: Flow, choose: Callable[[float, float], flo
         if normal and any(choose(u, 0.0) != u for _, u in other.entries):
             normals.append(normal)
     low, high = min((n[0] for n in normals), default=math.inf), max((n[1] for n in normals), default=-math.inf)
-    return Flow(frozenset(entries), low, high, x.regions | bound.regions)
+    return Flow(frozenset(entries), low, high, x.regions | bound.regions, x.sums | bound.sums)
 
 
 def _never(op: Op, x: Flow | None, y: Flow | None) -> bool:
