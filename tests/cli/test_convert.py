@@ -216,7 +216,11 @@ def test_interrupting_leaves_the_output_as_it_was(nanproof: Command, nets: Path,
 
 def test_ctrl_c_in_a_terminal(tmp_path: Path):
     model = tmp_path / "slow.py"
-    model.write_text("import os, signal\ndef net():\n    os.kill(os.getpid(), signal.SIGINT)\n    return None\n")
+    # A shell that runs the tests in the background makes its children ignore the signal: as in a terminal, then.
+    model.write_text(
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def net():\n    os.kill(os.getpid(), signal.SIGINT)\n    return None\n"
+    )
     command = [sys.executable, "-m", "nanproof", "convert", f"{model}:net", "-o", str(tmp_path / "o.mlpackage")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
     assert done.returncode == 130
