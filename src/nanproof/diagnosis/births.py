@@ -39,10 +39,12 @@ class Birth:
 class BirthObserver:
     """Collects births while a program runs.
 
+    A constant that is infinite itself does not excuse the op that reads it: in FP32 it may have been finite.
+
     Args:
         program: The program that runs; a cast to FP16 that overflows is charged to the ops that read it.
-        reference: Ranges of the float32 program by value name. Where it is not finite itself, or unknown, nothing is
-            charged to FP16.
+        reference: Ranges of the float32 program by value name. Where FP32 is not finite either, nothing is charged to
+            FP16; a value that is not known there counts as finite.
         numerics: Name of the numerics, for the record.
     """
 
@@ -60,21 +62,22 @@ class BirthObserver:
         floats = [r for r in results if r.is_floating_point()]
         if all(bool(torch.isfinite(r).all()) for r in floats):
             return
-        if not all(bool(torch.isfinite(o).all()) for o in operands if o.is_floating_point()):
+        values = [v for v in op.operands if not isinstance(v.const, str)]
+        given = [t for v, t in zip(values, operands, strict=True) if v.const is None and t.is_floating_point()]
+        if not all(bool(torch.isfinite(t).all()) for t in given):
             return
-        charged = self._readers.get(op.outputs[0].name, []) if op.type == "cast" else [op]
         nans = sum(int(torch.isnan(r).sum()) for r in floats)
         infinities = sum(int((~torch.isfinite(r)).sum()) for r in floats) - nans
-        largest = max((float(o.abs().max()) for o in operands if o.is_floating_point() and o.numel()), default=0.0)
-        for culprit in charged:
+        largest = max((float(t.abs().max()) for t in given if t.numel()), default=0.0)
+        for culprit in self._charged(op):
             name = base_name(culprit.name)
-            if self._finite_in_fp32(op if op.type != "cast" else None, name, culprit):
-                self.births.setdefault(name, Birth(name, culprit.type, self._numerics, infinities, nans, largest))
+            self.births.setdefault(name, Birth(name, culprit.type, self._numerics, infinities, nans, largest))
 
-    def _finite_in_fp32(self, op: Op | None, name: str, culprit: Op) -> bool:
-        if op is None:
-            return True  # the operand of an overflowing cast is finite, so FP32 was
-        return all(self._reference[base_name(v.name)].finite for v in culprit.outputs)
+    def _charged(self, op: Op) -> list[Op]:
+        if op.type == "cast":  # its operand is finite, so FP32 was: whoever reads the result needs FP32
+            return self._readers.get(op.outputs[0].name, [])
+        finite = all(self._reference[base_name(v.name)].finite for v in op.outputs)
+        return [op] if finite else []
 
 
 def find_births(
