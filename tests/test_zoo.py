@@ -112,6 +112,20 @@ def model_and_inputs(name):
     return VISUAL[name]().eval(), image()
 
 
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_as_it_comes_from_hugging_face(model):
+    """No wrapper, called by keyword, returning whatever it returns, its cache included."""
+    torch.manual_seed(0)
+    classes = {
+        "bert": lambda: T.BertModel(T.BertConfig(**SMALL)),
+        "llama": lambda: T.LlamaForCausalLM(T.LlamaConfig(**{**DECODER, "use_cache": True}, **NO_SPECIAL)),
+    }
+    ids, mask = padded_ids()
+    result = nanproof.convert(classes[model](), {"attention_mask": mask, "input_ids": ids})
+    assert result.verdict == "tested"
+    assert sorted(result.program.inputs) == ["attention_mask", "input_ids"]
+
+
 @pytest.mark.parametrize("name", [*TEXT, *VISUAL])
 def test_saved_program_agrees_with_pytorch(name, tmp_path):
     module, inputs = model_and_inputs(name)

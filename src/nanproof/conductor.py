@@ -15,7 +15,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from nanproof import __version__
-from nanproof.capture.module import Captured, as_batch, capture
+from nanproof.capture.batch import as_batch
+from nanproof.capture.module import Captured, capture
 from nanproof.comparison.compare import Comparison, compare_outputs
 from nanproof.comparison.metrics import difference
 from nanproof.diagnosis.births import Birth, find_births
@@ -147,7 +148,7 @@ def _convert(module: Any, example_inputs: Any, calibration: Sequence[Any], reque
         pymil = lower(captured.exported, request.options)
         fp32 = _with_sources(reflect(pymil), captured.sources)
     with clock("observe"):
-        batches = [captured.example, *(as_batch(c) for c in calibration)]
+        batches = [captured.example, *(as_batch(c, module) for c in calibration)]
         trial = gather(module, fp32, batches, with_stress=request.stress)
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")

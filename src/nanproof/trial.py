@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 from torch.export import ExportedProgram
 
-from nanproof.capture.module import Batch, call
+from nanproof.capture.batch import Batch, call
 from nanproof.comparison.compare import compare_outputs, named_inputs
 from nanproof.diagnosis.births import Birth
 from nanproof.program import Program
@@ -97,7 +97,10 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 def _answer(
     module: nn.Module | ExportedProgram, program: Program, example: Batch, stress: StressInput
 ) -> list[np.ndarray] | None:
-    changed = [t.new_tensor(stress.inputs[name]) for name, t in zip(program.inputs, example.tensors, strict=True)]
+    changed = [
+        t.new_tensor(stress.inputs[name]).reshape(t.shape)
+        for name, t in zip(program.inputs, example.tensors, strict=True)
+    ]
     try:
         return _arrays(call(module, example.with_tensors(changed)))
     except Exception:  # the module is the user's code and need not accept what it was not given

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nanproof.capture.module import Batch, as_batch, call, capture
+from nanproof.capture.batch import Batch, as_batch, call
+from nanproof.capture.module import capture
 from nanproof.errors import CaptureError, InputError
 
 

@@ -6,47 +6,28 @@ import contextlib
 import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves, tree_map
 
+from nanproof.capture.batch import Batch, as_batch, call, evaluating, tensors_only
 from nanproof.capture.decompositions import table
-from nanproof.errors import CaptureError, InputError
+from nanproof.errors import CaptureError
 from nanproof.program import Source
 
-__all__ = ["Batch", "Captured", "as_batch", "call", "capture"]
+__all__ = ["Captured", "capture"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
+_ABSENT = {
+    torch.bfloat16: "Convert the float32 model: module.float(), with float inputs.",
+    torch.complex64: "Write the operation with real tensors, such as the real and imaginary parts.",
+    torch.complex128: "Write the operation with real tensors, such as the real and imaginary parts.",
+}
 _TORCH = str(Path(torch.__file__).parent)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The arguments of one call of a module: positional and by keyword."""
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors of the call, in the order in which torch.export makes them inputs."""
-        leaves = tree_leaves((self.args, dict(self.kwargs)))
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Batch:
-        """The same call with other tensors, in the order of :attr:`tensors`."""
-        fresh = iter(tensors)
-
-        def swapped(leaf: Any) -> Any:
-            return next(fresh) if isinstance(leaf, Tensor) else leaf
-
-        args, kwargs = tree_map(swapped, (self.args, dict(self.kwargs)))
-        return Batch(args, kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,40 +38,6 @@ class Captured:
     example: Batch
     sources: Mapping[str, Source]
     input_names: tuple[str, ...]
-
-
-def as_batch(inputs: Any) -> Batch:
-    """One call's arguments: a tensor, a tuple or list (positional), a mapping (by keyword), or a :class:`Batch`.
-
-    Raises:
-        InputError: There are no inputs, or they are of another kind.
-    """
-    if isinstance(inputs, Batch):
-        return inputs
-    if isinstance(inputs, Tensor):
-        return Batch((inputs,), {})
-    if isinstance(inputs, Mapping):
-        batch = Batch((), dict(inputs))
-    elif isinstance(inputs, (tuple, list)):
-        batch = Batch(tuple(inputs), {})
-    else:
-        raise InputError(
-            f"Example inputs are missing or of an unknown kind ({type(inputs).__name__}). Pass what you would pass to "
-            "the module: a tensor, a tuple of positional arguments, or a dict of keyword arguments."
-        )
-    if not batch.tensors:
-        raise InputError("The example inputs hold no tensor. Pass what you would pass to the module's forward.")
-    return batch
-
-
-def call(module: nn.Module | ExportedProgram, batch: Batch) -> list[Tensor]:
-    """Run a module on one call's arguments and return its tensors, flattened in order, detached."""
-    runnable = module.module() if isinstance(module, ExportedProgram) else module
-    guard = contextlib.nullcontext() if isinstance(module, ExportedProgram) else _evaluating(module)
-    with torch.no_grad(), guard:
-        outputs = runnable(*batch.args, **dict(batch.kwargs))
-    leaves = tree_leaves(outputs)
-    return [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def capture(module: Any, example_inputs: Any) -> Captured:
@@ -114,7 +61,7 @@ def capture(module: Any, example_inputs: Any) -> Captured:
         raise CaptureError(
             f"nanproof converts a torch.nn.Module or a torch.export.ExportedProgram, not {type(module).__name__}."
         )
-    batch = as_batch(example_inputs)
+    batch = as_batch(example_inputs, module)
     exported = module if isinstance(module, ExportedProgram) else _export(module, batch)
     try:
         with _fewer_warnings():
@@ -123,14 +70,17 @@ def capture(module: Any, example_inputs: Any) -> Captured:
         raise CaptureError(
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
-    return Captured(decomposed, batch, _sources(decomposed), tuple(decomposed.graph_signature.user_inputs))  # type: ignore[arg-type]
+    sources = _sources(decomposed)
+    _refuse_dtypes(decomposed, sources)
+    return Captured(decomposed, batch, sources, tuple(decomposed.graph_signature.user_inputs))  # type: ignore[arg-type]
 
 
 def _export(module: nn.Module, batch: Batch) -> ExportedProgram:
     name = type(module).__name__
     try:
-        with _fewer_warnings(), _evaluating(module):
-            return torch.export.export(module, tuple(batch.args), dict(batch.kwargs), strict=False)
+        wrapped, tensors = tensors_only(module, batch)
+        with _fewer_warnings(), evaluating(module):
+            return torch.export.export(wrapped, tensors.args, dict(tensors.kwargs), strict=False)
     except Exception as error:  # torch.export has no common base for its errors
         _require_working(module, batch)
         raise CaptureError(
@@ -138,6 +88,23 @@ def _export(module: nn.Module, batch: Batch) -> ExportedProgram:
             "  The module runs on these inputs, so the cause is Python that depends on tensor values, or an operator\n"
             "  without a fake kernel. `torch.export.export(module, inputs, strict=False)` shows the same error in full."
         ) from error
+
+
+def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[str, Source]) -> None:
+    """Name the first tensor of a type that MIL lacks; coremltools would only name the type.
+
+    Raises:
+        CaptureError: The graph holds a bfloat16 or complex tensor.
+    """
+    for node in exported.graph.nodes:
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if dtype not in _ABSENT:
+            continue
+        where = f"\n  It is '{node.name}'" + (f", {sources[node.name]}." if node.name in sources else ".")
+        name = str(dtype).removeprefix("torch.")
+        raise CaptureError(
+            f"The model computes with {name} tensors, which ML Programs lack.{where}\n  {_ABSENT[dtype]}"
+        )
 
 
 def _require_working(module: nn.Module, batch: Batch) -> None:
@@ -160,18 +127,6 @@ def _described(batch: Batch) -> str:
 def _first_lines(error: Exception, most: int = 6) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "\n  ".join(lines[:most])
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Generator[None]:
-    """Evaluation mode within, and each submodule's own flag again afterwards."""
-    flags = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, training in flags:
-            submodule.training = training
 
 
 @contextlib.contextmanager
@@ -200,4 +155,4 @@ def _sources(exported: ExportedProgram) -> dict[str, Source]:
 
 
 def _module_path(path: str) -> str:
-    return re.sub(r"^L\['self'\]\.?", "", path)
+    return re.sub(r"^(L\['self'\])?\.?(module\.|module$)?", "", path)

@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from nanproof.capture.module import Batch, as_batch, call
+from nanproof.capture.batch import Batch, as_batch, call
 from nanproof.comparison.metrics import Difference, difference
 from nanproof.errors import InputError
 from nanproof.interpret.execute import Executor, predict
-from nanproof.program import Program
+from nanproof.program import Program, Type
 
 __all__ = ["Comparison", "OutputComparison", "as_batches", "compare", "compare_outputs", "named_inputs"]
 
@@ -56,7 +56,7 @@ class Comparison:
         return {"numerics": self.numerics, "batches": self.batches, "outputs": outputs}
 
 
-def as_batches(inputs: Any) -> list[Batch]:
+def as_batches(inputs: Any, module: nn.Module | ExportedProgram | None = None) -> list[Batch]:
     """One or several calls' arguments.
 
     A list of tuples, mappings or batches means several calls; all else is one call (see ``capture.as_batch``).
@@ -65,13 +65,13 @@ def as_batches(inputs: Any) -> list[Batch]:
         InputError: There are no inputs.
     """
     if not isinstance(inputs, Iterable) or isinstance(inputs, (Tensor, Mapping, tuple, np.ndarray)):
-        return [as_batch(inputs)]
+        return [as_batch(inputs, module)]
     items: list[Any] = list(inputs)
     if items and all(isinstance(item, Tensor) for item in items):
-        return [as_batch(items)]
+        return [as_batch(items, module)]
     if not items:
         raise InputError("There are no inputs: pass at least one batch.")
-    return [as_batch(item) for item in items]
+    return [as_batch(item, module) for item in items]
 
 
 def named_inputs(program: Program, batch: Batch) -> dict[str, np.ndarray]:
@@ -85,10 +85,12 @@ def named_inputs(program: Program, batch: Batch) -> dict[str, np.ndarray]:
         raise InputError(
             f"The program takes {len(names)} inputs ({', '.join(names)}), but the call has {len(tensors)} tensors."
         )
-    by_name = {k: v for k, v in dict(batch.kwargs).items() if isinstance(v, Tensor)}
-    if not batch.args and set(by_name) == set(names):
-        return {name: by_name[name].detach().numpy() for name in names}
-    return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    return {n: _shaped(t.detach().numpy(), type) for (n, type), t in zip(program.inputs.items(), tensors, strict=True)}
+
+
+def _shaped(array: np.ndarray, type: Type) -> np.ndarray:
+    """coremltools makes a tensor of one element of a 0-d input, since Core ML has no scalars there."""
+    return array.reshape(1) if array.shape == () and type.shape == (1,) else array
 
 
 def compare_outputs(
@@ -138,7 +140,7 @@ def compare(
         feeds: list[Mapping[str, Any]] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
         expected = [list(predict(reference, feed).values()) for feed in feeds]
         return compare_outputs(names, [executor(feed) for feed in feeds], expected, executor.numerics.name)
-    batches = as_batches(inputs)
+    batches = as_batches(inputs, reference)
     actual = [executor(named_inputs(program, batch)) for batch in batches]
     theirs = [[t.numpy() for t in call(reference, batch)] for batch in batches]
     return compare_outputs(names, actual, theirs, executor.numerics.name)

@@ -1,0 +1,148 @@
+"""The arguments of one call of a module, and the tensors that go in and come out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves, tree_map
+
+from nanproof.errors import InputError
+
+__all__ = ["Batch", "as_batch", "call", "evaluating", "tensors_only"]
+
+_OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The arguments of one call of a module: positional and by keyword."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the call, in the order in which torch.export makes them inputs."""
+        return _tensors((self.args, dict(self.kwargs)))
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Batch:
+        """The same call with other tensors, in the order of :attr:`tensors`."""
+        fresh = iter(tensors)
+
+        def swapped(leaf: Any) -> Any:
+            return next(fresh) if isinstance(leaf, Tensor) else leaf
+
+        args, kwargs = tree_map(swapped, (self.args, dict(self.kwargs)))
+        return Batch(args, kwargs)
+
+
+def as_batch(inputs: Any, module: nn.Module | ExportedProgram | None = None) -> Batch:
+    """One call's arguments: a tensor, a tuple or list (positional), a mapping (by keyword), or a :class:`Batch`.
+
+    With a module whose forward names all its parameters, all arguments are named, in the order of its signature:
+    whichever way a call is written, its tensors come in one order.
+
+    Raises:
+        InputError: There are no inputs, or they are of another kind.
+    """
+    if isinstance(inputs, Batch):
+        batch = inputs
+    elif isinstance(inputs, Tensor):
+        batch = Batch((inputs,), {})
+    elif isinstance(inputs, Mapping):
+        batch = Batch((), dict(inputs))
+    elif isinstance(inputs, (tuple, list)):
+        batch = Batch(tuple(inputs), {})
+    else:
+        raise InputError(
+            f"Example inputs are missing or of an unknown kind ({type(inputs).__name__}). Pass what you would pass to "
+            "the module: a tensor, a tuple of positional arguments, or a dict of keyword arguments."
+        )
+    if not batch.tensors:
+        raise InputError("The example inputs hold no tensor. Pass what you would pass to the module's forward.")
+    return _named(batch, module) if isinstance(module, nn.Module) else batch
+
+
+def call(module: nn.Module | ExportedProgram, batch: Batch) -> list[Tensor]:
+    """Run a module on one call's arguments and return its tensors, flattened in order, detached.
+
+    What is no tensor (``None``, a cache object of transformers) is left out, and so is a tensor returned a second time.
+    """
+    runnable = module.module() if isinstance(module, ExportedProgram) else module
+    guard = contextlib.nullcontext() if isinstance(module, ExportedProgram) else evaluating(module)
+    with torch.no_grad(), guard:
+        outputs = runnable(*batch.args, **dict(batch.kwargs))
+    return [tensor.detach() for tensor in _distinct(outputs)]
+
+
+def tensors_only(module: nn.Module, batch: Batch) -> tuple[nn.Module, Batch]:
+    """The module as Core ML can have it: it takes tensors and returns tensors.
+
+    Arguments that hold no tensor (numbers, flags, ``None``) are built in; what :func:`call` leaves out of the result is
+    not returned. Parameter names and the module's own submodules stay as they are.
+    """
+    fixed = {name: value for name, value in batch.kwargs.items() if not _tensors(value)}
+    given = {name: value for name, value in batch.kwargs.items() if name not in fixed}
+
+    @functools.wraps(module.forward)
+    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(_distinct(module(*args, **kwargs, **fixed)))
+
+    signature = inspect.signature(module.forward)
+    if fixed:
+        kept = [p for name, p in signature.parameters.items() if name not in fixed]
+        signature = signature.replace(parameters=kept)
+    forward.__signature__ = signature  # type: ignore[attr-defined] - torch.export names the inputs after it
+    return _Wrapper(module, forward), Batch(batch.args, given)
+
+
+class _Wrapper(nn.Module):
+    """A module with another forward."""
+
+    def __init__(self, module: nn.Module, forward: Any) -> None:
+        super().__init__()
+        self.module = module
+        self.forward = forward
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Generator[None]:
+    """Evaluation mode within, and each submodule's own flag again afterwards."""
+    flags = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, training in flags:
+            submodule.training = training
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _distinct(tree: Any) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in _tensors(tree)}.values())
+
+
+def _named(batch: Batch, module: nn.Module) -> Batch:
+    signature = inspect.signature(module.forward)
+    if any(p.kind in _OPEN_ENDED for p in signature.parameters.values() if not p.name.startswith("kwargs")):
+        return batch
+    try:
+        bound = signature.bind(*batch.args, **dict(batch.kwargs))
+    except TypeError:  # the module itself says what is wrong, when it is called
+        return batch
+    arguments = dict(bound.arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return Batch((), arguments)
