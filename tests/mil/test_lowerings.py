@@ -12,6 +12,9 @@ import nanproof
 FUNCTIONS = {
     "alias (a full slice)": lambda x, y: torch.ops.aten.alias(x[:, 0:]) * y,
     "gelu, tanh form": lambda x, y: F.gelu(x, approximate="tanh") + y,
+    "gelu, tanh form, beside a tanh": lambda x, y: F.gelu(torch.tanh(x) * 3, approximate="tanh") + y,
+    "floor division beside a floor": lambda x, y: torch.div(torch.floor(x * 9), 2.0, rounding_mode="floor") + y,
+    "a word as output": lambda x, y: torch.tanh(F.gelu(x + y, approximate="tanh")),
     "gelu, exact form": lambda x, y: F.gelu(x) + y,
     "reciprocal of small numbers": lambda x, y: 1 / (x * 1e-4 + 3e-4) + y,
     "add with alpha": lambda x, y: torch.add(x, y, alpha=2.5),

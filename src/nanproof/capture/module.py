@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from nanproof.capture.batch import Batch, as_batch, call, evaluating, tensors_only
 from nanproof.capture.decompositions import table
@@ -70,6 +71,7 @@ def capture(module: Any, example_inputs: Any) -> Captured:
         raise CaptureError(
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
+    _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
     _refuse_dtypes(decomposed, sources)
     return Captured(decomposed, batch, sources, tuple(decomposed.graph_signature.user_inputs))  # type: ignore[arg-type]
@@ -88,6 +90,22 @@ def _export(module: nn.Module, batch: Batch) -> ExportedProgram:
             "  The module runs on these inputs, so the cause is Python that depends on tensor values, or an operator\n"
             "  without a fake kernel. `torch.export.export(module, inputs, strict=False)` shows the same error in full."
         ) from error
+
+
+def _rename_ambiguous(exported: ExportedProgram) -> None:
+    """Rename nodes that are called like a string argument of another node, in place.
+
+    coremltools 9.0 looks every argument up among the values of the graph first: with a node named ``tanh`` in the graph
+    (a soft-capped attention, say) ``gelu(x, approximate="tanh")`` gets that tensor for its mode, and becomes exact.
+    """
+    leaves = [leaf for node in exported.graph.nodes for leaf in tree_leaves((node.args, node.kwargs))]
+    words = {leaf for leaf in leaves if isinstance(leaf, str)}
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and node.name in words:
+            old, node.name = node.name, f"{node.name}_value"
+            for spec in exported.graph_signature.output_specs:
+                if getattr(spec.arg, "name", None) == old:
+                    spec.arg.name = node.name  # type: ignore[union-attr]
 
 
 def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[str, Source]) -> None:
