@@ -9,6 +9,7 @@ inputs, comparison with PyTorch. Both run in turn, in one process, after one war
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see nanproof.cli
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import sentence_embeddings
