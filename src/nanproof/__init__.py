@@ -12,20 +12,23 @@ if TYPE_CHECKING:
     from nanproof.comparison.compare import Comparison, compare
     from nanproof.conductor import convert
     from nanproof.interpret.execute import predict
+    from nanproof.interpret.state import State, make_state
     from nanproof.mil.read import load
     from nanproof.program import Program
     from nanproof.result import Conversion
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Conversion", "Program", "compare", "convert", "load", "predict"]
+__all__ = ["Comparison", "Conversion", "Program", "State", "compare", "convert", "load", "make_state", "predict"]
 
 _HOMES = {
     "Comparison": "nanproof.comparison.compare",
     "Conversion": "nanproof.result",
     "Program": "nanproof.program",
+    "State": "nanproof.interpret.state",
     "compare": "nanproof.comparison.compare",
     "convert": "nanproof.conductor",
     "load": "nanproof.mil.read",
+    "make_state": "nanproof.interpret.state",
     "predict": "nanproof.interpret.execute",
 }
 

@@ -226,7 +226,7 @@ class _Build:
         """
         executor, count = Executor(rewritten), len(self.trial.inputs)
         for i, (batch, answer) in enumerate(zip(self.trial.all_inputs, self.answers, strict=True)):
-            result = executor(batch)
+            result = executor.once(batch)
             for name, reference in answer.items():
                 found = difference(result[name], reference)
                 if found.nonfinite or (i < count and not found.within(_REWRITE_TOLERANCE)):

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Constant", "DType", "Function", "Op", "Program", "Source", "Type", "Value"]
+__all__ = ["Block", "Constant", "DType", "Function", "Kind", "Op", "Program", "Source", "Type", "Value"]
 
 Array = NDArray[np.generic]
 Constant = Array | str
-"""A compile-time value: an array (0-d for scalars), or a string such as the ``mode`` of ``gelu``."""
+"""A compile-time value: an array (0-d for scalars; 1-d for a list, of strings too), or a string such as a ``mode``."""
 
 
 class DType(enum.Enum):
@@ -37,6 +37,13 @@ class DType(enum.Enum):
     UINT64 = "uint64"
     BOOL = "bool"
     STRING = "string"
+    # Compressed weights only (iOS18). An element is held in a byte here, and packed in a file.
+    INT4 = "int4"
+    UINT1 = "uint1"
+    UINT2 = "uint2"
+    UINT3 = "uint3"
+    UINT4 = "uint4"
+    UINT6 = "uint6"
 
     @property
     def is_float(self) -> bool:
@@ -49,8 +56,13 @@ class DType(enum.Enum):
         return self.value.startswith(("int", "uint"))
 
     @property
+    def packed_bits(self) -> int | None:
+        """Width of an element in bits if it is less than a byte, so that files pack several into one."""
+        return int(self.value[-1]) if self in _SUB_BYTE else None
+
+    @property
     def numpy(self) -> np.dtype[np.generic]:
-        """The NumPy dtype of the same width."""
+        """The NumPy dtype of the same width, or of a byte for the types of less than a byte."""
         return np.dtype(_NUMPY.get(self, self.value))
 
     @classmethod
@@ -64,20 +76,51 @@ class DType(enum.Enum):
 
 
 _FLOATS = frozenset({DType.FP16, DType.FP32, DType.FP64})
-_NUMPY = {DType.FP16: "float16", DType.FP32: "float32", DType.FP64: "float64", DType.STRING: "str"}
-_FROM_NUMPY = {dtype.numpy: dtype for dtype in DType}
+_SUB_BYTE = frozenset({DType.INT4, DType.UINT1, DType.UINT2, DType.UINT3, DType.UINT4, DType.UINT6})
+_NUMPY = {
+    DType.FP16: "float16",
+    DType.FP32: "float32",
+    DType.FP64: "float64",
+    DType.STRING: "str",
+    **{dtype: "int8" if dtype is DType.INT4 else "uint8" for dtype in _SUB_BYTE},
+}
+_FROM_NUMPY = {dtype.numpy: dtype for dtype in DType if dtype not in _SUB_BYTE}
+
+
+class Kind(enum.Enum):
+    """What a value is, beside a tensor."""
+
+    TENSOR = "tensor"
+    LIST = "list"
+    """Tensors of one type in a row, as ``make_list`` makes them, or the labels of a classifier."""
+    STATE = "state"
+    """A tensor that outlives a prediction and is changed in place."""
+    DICTIONARY = "dictionary"
+    """The probabilities of a classifier by label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """Element type and shape of a tensor. An unknown dimension is a string, its symbol (``"?"`` if unnamed)."""
+    """Element type and shape of a tensor. An unknown dimension is a string, its symbol (``"?"`` if unnamed).
+
+    Of a list they are those of one element, of a state those of its tensor, of a dictionary those of one of its values.
+    ``length`` is that of a list (``None`` if it is not known), ``keys`` the type of a dictionary's keys.
+    """
 
     dtype: DType
     shape: tuple[int | str, ...] = ()
+    kind: Kind = Kind.TENSOR
+    length: int | None = None
+    keys: DType | None = None
 
     def __str__(self) -> str:
         dims = ", ".join(str(d) for d in self.shape)
-        return f"{self.dtype.value}[{dims}]"
+        element = f"{self.dtype.value}[{dims}]"
+        if self.kind is Kind.TENSOR:
+            return element
+        extra = "" if self.length is None else f", {self.length}"
+        key = "" if self.keys is None else f"{self.keys.value}, "
+        return f"{self.kind.value}<{key}{element}{extra}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +174,11 @@ class Op:
         """All input values, constants included, in the order of the arguments."""
         for values in self.inputs.values():
             yield from values
+
+    @property
+    def tensors(self) -> list[Value]:
+        """The operands that are tensors of numbers: what an observer of a run is shown, in this order."""
+        return [v for v in self.operands if v.type.kind is Kind.TENSOR and v.type.dtype is not DType.STRING]
 
     @property
     def dtype(self) -> DType | None:
@@ -192,8 +240,13 @@ class Program:
 
     @property
     def inputs(self) -> Mapping[str, Type]:
-        """Name and type of every input, in order."""
-        return {name: value.type for name, value in self.main.inputs.items()}
+        """Name and type of every input, in order. States are no inputs: see :attr:`states`."""
+        return {n: v.type for n, v in self.main.inputs.items() if v.type.kind is not Kind.STATE}
+
+    @property
+    def states(self) -> Mapping[str, Type]:
+        """Name and type of every state, in order: what the program keeps from one prediction to the next."""
+        return {n: v.type for n, v in self.main.inputs.items() if v.type.kind is Kind.STATE}
 
     @property
     def outputs(self) -> Mapping[str, Type]:

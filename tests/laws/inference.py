@@ -13,6 +13,7 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813 - the name of its documentation
 from coremltools.converters.mil.mil import Function, types
 from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+from coremltools.converters.mil.mil.types.type_mapping import nptype_from_builtin
 
 from nanproof.program import DType, Type
 
@@ -79,13 +80,21 @@ def _build(name: str, inputs: Mapping[str, Any], opset: str, *, known: bool) -> 
         warnings.simplefilter("ignore")  # NumPy's, on the special values that the samples hold on purpose
         with Function(placeholders, opset_version=getattr(ct.target, opset)) as function:
             for key, value in given.items():
-                if _is_list(value):
+                if (packed := _packed_dtype(specs[key])) is not None:
+                    given[key] = value.astype(packed)
+                elif _is_list(value):
                     given[key] = tuple(function.inputs.get(f"{key}_{i}", e) for i, e in enumerate(value))
                 else:
                     given[key] = function.inputs.get(f"{key}_0", value)
             result = getattr(mb, name)(**given)
     outputs = result if isinstance(result, list | tuple) else [result]
     return Inferred(tuple(_type(v) for v in outputs), tuple(_value(v) for v in outputs))
+
+
+def _packed_dtype(spec: Any) -> Any:
+    """The NumPy dtype by which coremltools knows a type of less than a byte, where the input takes no other."""
+    domain = spec.type_domain if isinstance(getattr(spec, "type_domain", None), tuple) else ()
+    return nptype_from_builtin(domain[0]) if len(domain) == 1 and types.is_sub_byte(domain[0]) else None
 
 
 def _inputs(name: str, opset: str) -> Mapping[str, Any]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from nanproof.numerics.arithmetic import HalfInside, SingleInside
 from nanproof.ops import TABLE
 from tests.laws.calls import Call
 
@@ -139,3 +141,31 @@ def test_casts_out_of_range_saturate_and_nan_becomes_zero() -> None:
     x = np.array([3e9, -3e9, np.inf, -np.inf, np.nan, 2147483520.0], np.float32)
     (result,) = Call(TABLE["cast"], 0, {"x": x, "dtype": "int32"}).run("reference")
     assert result.tolist() == [2**31 - 1, -(2**31), 2**31 - 1, -(2**31), 0, 2147483520]
+
+
+def test_vectors_multiply_as_with_float32_accumulators() -> None:
+    """The two arithmetics take operands of the same ranks, and give results of the same shapes."""
+    operands = {n: torch.from_numpy(halves(*shape).astype(np.float32)) for n, shape in SHAPES.items()}
+    for left, right in (("row", "row"), ("row", "matrix"), ("wide", "row"), ("stack", "row"), ("row", "stack")):
+        single, half = (a.matmul(operands[left], operands[right]) for a in (SingleInside(), HalfInside()))
+        assert single.shape == half.shape
+        torch.testing.assert_close(half, single, rtol=0, atol=0.05)
+
+
+SHAPES = {"row": (4,), "matrix": (4, 5), "wide": (3, 4), "stack": (2, 4, 4)}
+
+
+def test_recurrent_steps_round_to_binary16() -> None:
+    """One unit, so that each sum has one product: h = tanh(round(round(w x + b) + round(r h)))."""
+    x, w, r, b = halves(6, 1, 1, scale=2.0), Half(0.7), Half(-1.3), Half(0.2)
+    weights = {"weight_ih": np.array([[w]]), "weight_hh": np.array([[r]]), "bias": np.array([b])}
+    call = Call(
+        TABLE["rnn"], 0, {"x": x, "initial_h": np.zeros((1, 1), Half), **weights, "output_sequence": True}, True
+    )
+    rows, last = call.run("strict")
+    h, expected = Half(0), []
+    for value in x.reshape(-1):
+        h = rounded(np.tanh, (w * value + b) + r * h)[()]
+        expected.append(h)
+    np.testing.assert_array_equal(rows.reshape(-1), np.array(expected))
+    assert last.reshape(-1)[0] == expected[-1]

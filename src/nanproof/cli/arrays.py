@@ -106,7 +106,7 @@ def array_summary(name: str, array: np.ndarray) -> dict[str, Any]:
     import numpy as np
 
     floating = np.issubdtype(array.dtype, np.floating)
-    finite = array[np.isfinite(array)] if floating else array.reshape(-1)
+    finite = array[np.isfinite(array)] if floating else array.reshape(-1) if array.dtype.kind in "biu" else np.empty(0)
     return {
         "name": name,
         "dtype": str(array.dtype),

@@ -43,7 +43,7 @@ def judge(
     progress("reference numerics")
     ranges, answers = observe(program, batches)
     constants = _ConstantBirths()
-    Executor(program, "reference")(batches[0], [constants])
+    Executor(program, "reference").once(batches[0], [constants])
     right = expected or [[answer[name] for name in program.outputs] for answer in answers]
     judged: dict[str, Any] = {}
     for unit in units:
@@ -128,8 +128,7 @@ class _ConstantBirths:
 
     @staticmethod
     def _computed_are_finite(op: Op, operands: Sequence[Tensor]) -> bool:
-        values = [v for v in op.operands if not isinstance(v.const, str)]
-        computed = [t for v, t in zip(values, operands, strict=True) if v.const is None and t.is_floating_point()]
+        computed = [t for v, t in zip(op.tensors, operands, strict=True) if v.const is None and t.is_floating_point()]
         return all(bool(torch.isfinite(t).all()) for t in computed)
 
 

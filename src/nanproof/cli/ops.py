@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["OPS_OF_MIL", "ops"]
 
 OPS_OF_MIL = 168
-"""Op types that a serialized ML Program may hold, in coremltools 9.0: all that its registry knows but ``const`` and
-``_const_symbolic``."""
+"""Op types that a serialized ML Program may hold, in coremltools 9.0: those of its registry but ``_const_symbolic``,
+and ``write_state``, as which ``coreml_update_state`` is written."""
 
 
 @verb("nanproof ops", "nanproof ops --json")

@@ -44,12 +44,26 @@ def run(
         executor = Executor(program, numerics)
         arrays = named_arrays(inputs, list(program.inputs))
         progress("execute")
-        results = executor(arrays)
+        results = _arrays(executor.once(arrays))
     if output is not None:
         write_arrays(output, results)
     summaries = [array_summary(name, array) for name, array in results.items()]
     data = {"model": str(model), "numerics": numerics, "outputs": summaries, "file": str(output) if output else None}
     return Answer("run", data, lambda console: _show(console, data))
+
+
+def _arrays(outputs: dict[str, Any]) -> dict[str, Any]:
+    """All outputs as arrays: of a classifier the label, and its labels and probabilities in one order."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {}
+    for name, output in outputs.items():
+        if isinstance(output, dict):
+            arrays[f"{name}_labels"] = np.array(list(output))
+            arrays[name] = np.array(list(output.values()))
+        else:
+            arrays[name] = np.asarray(output)
+    return arrays
 
 
 def _show(console: Console, data: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 from nanproof.capture.batch import Batch, as_batch, call
 from nanproof.comparison.metrics import Difference, difference
-from nanproof.errors import InputError
-from nanproof.interpret.execute import Executor, predict
+from nanproof.errors import CouldNotCheckError, InputError
+from nanproof.interpret.execute import Executor
 from nanproof.program import Program, Type
 
 __all__ = ["Comparison", "OutputComparison", "as_batches", "compare", "compare_outputs", "named_inputs"]
@@ -95,7 +95,7 @@ def _shaped(array: np.ndarray, type: Type) -> np.ndarray:
 
 def compare_outputs(
     names: Sequence[str],
-    actual: Sequence[Mapping[str, np.ndarray]],
+    actual: Sequence[Mapping[str, Any]],
     expected: Sequence[Sequence[np.ndarray]],
     numerics: str,
 ) -> Comparison:
@@ -103,12 +103,15 @@ def compare_outputs(
 
     Raises:
         InputError: The number or the shapes of the outputs differ.
+        CouldNotCheckError: An output is a classifier's label or its dictionary.
     """
     worst: dict[str, OutputComparison] = {}
     for i, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
         if len(theirs) != len(names):
             raise InputError(f"The program has {len(names)} outputs ({', '.join(names)}), the reference {len(theirs)}.")
         for name, reference in zip(names, theirs, strict=True):
+            if not isinstance(ours[name], np.ndarray):
+                raise CouldNotCheckError(f"Output '{name}' is a label or its dictionary: no arrays to compare.")
             try:
                 found = difference(ours[name], reference)
             except ValueError as error:
@@ -138,10 +141,10 @@ def compare(
     names = list(program.outputs)
     if isinstance(reference, Program):
         feeds: list[Mapping[str, Any]] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-        expected = [list(predict(reference, feed).values()) for feed in feeds]
-        return compare_outputs(names, [executor(feed) for feed in feeds], expected, executor.numerics.name)
+        expected = [list(Executor(reference).once(feed).values()) for feed in feeds]
+        return compare_outputs(names, [executor.once(feed) for feed in feeds], expected, executor.numerics.name)
     batches = as_batches(inputs, reference)
-    actual = [executor(named_inputs(program, batch)) for batch in batches]
+    actual = [executor.once(named_inputs(program, batch)) for batch in batches]
     theirs = [[t.numpy() for t in call(reference, batch)] for batch in batches]
     return compare_outputs(names, actual, theirs, executor.numerics.name)
 

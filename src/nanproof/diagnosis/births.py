@@ -62,8 +62,7 @@ class BirthObserver:
         floats = [r for r in results if r.is_floating_point()]
         if all(bool(torch.isfinite(r).all()) for r in floats):
             return
-        values = [v for v in op.operands if not isinstance(v.const, str)]
-        given = [t for v, t in zip(values, operands, strict=True) if v.const is None and t.is_floating_point()]
+        given = [t for v, t in zip(op.tensors, operands, strict=True) if v.const is None and t.is_floating_point()]
         if not all(bool(torch.isfinite(t).all()) for t in given):
             return
         nans = sum(int(torch.isnan(r).sum()) for r in floats)
@@ -90,5 +89,5 @@ def find_births(
     """
     executor = Executor(program, numerics)
     observer = BirthObserver(program, reference, executor.numerics.name)
-    outputs: list[dict[str, Any]] = [executor(batch, [observer]) for batch in batches]
+    outputs: list[dict[str, Any]] = [executor.once(batch, [observer]) for batch in batches]
     return list(observer.births.values()), outputs

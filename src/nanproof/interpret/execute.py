@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from nanproof.errors import InputError
-from nanproof.interpret.loop import Observer, Runner
+from nanproof.interpret.loop import Carried, Observer, Runner
+from nanproof.interpret.state import State, make_state
 from nanproof.numerics import Numerics, get
+from nanproof.ops import StateCell
 from nanproof.program import DType, Program, Type
 from nanproof.values.floats import from_carrier, to_carrier
 
@@ -33,23 +36,43 @@ class Executor:
         self.numerics = get(numerics)
         self._runner = Runner(program, self.numerics)
 
-    def __call__(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, np.ndarray]:
+    def __call__(
+        self, inputs: Mapping[str, Any], observers: Sequence[Observer] = (), *, state: State | None = None
+    ) -> dict[str, Any]:
         """Run on arrays, one for each input by name, and return the outputs in the order of ``program.outputs``.
 
+        The outputs are arrays; a classifier has a label (``str`` or ``int``) and a ``dict`` of probabilities beside
+        them. ``state`` is changed in place; if an op fails on the way, it holds what was written until then.
+
         Raises:
-            InputError: An input is missing, unknown, of another shape, or not representable in the input's dtype.
+            InputError: An input is missing, unknown, of another shape, or not representable in the input's dtype, or
+                the program keeps states and ``state`` is missing or that of another program.
             ExecutionError: An op failed.
         """
         arrays = check_inputs(self.program.inputs, inputs)
+        cells = check_state(self.program, state)
         carried = {name: to_carrier(a, self.program.inputs[name].dtype) for name, a in arrays.items()}
-        outputs = self._runner({k: v for k, v in carried.items() if not isinstance(v, str)}, observers)
+        tensors = {name: tensor for name, tensor in carried.items() if isinstance(tensor, Tensor)}
+        outputs = self._runner({**tensors, **cells}, observers)
         types = self.program.outputs
-        return {name: from_carrier(t, types[name].dtype) for name, t in outputs.items()}
+        return {name: _returned(t, types[name]) for name, t in outputs.items()}
+
+    def once(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        """Run as the first prediction of a conversation: states, if there are any, are zeros and forgotten after.
+
+        Raises:
+            InputError, ExecutionError: As calling the executor.
+        """
+        return self(inputs, observers, state=make_state(self.program))
 
 
 def predict(
-    program: Program, inputs: Mapping[str, Any], *, numerics: str | Numerics = "reference"
-) -> dict[str, np.ndarray]:
+    program: Program,
+    inputs: Mapping[str, Any],
+    *,
+    numerics: str | Numerics = "reference",
+    state: State | None = None,
+) -> dict[str, Any]:
     """Run an ML Program on this machine.
 
     Args:
@@ -57,16 +80,46 @@ def predict(
         inputs: One array (or anything ``numpy.asarray`` takes, CPU tensors included) for each input name.
         numerics: How to compute: ``"reference"`` (float32 throughout), ``"strict"`` (IEEE binary16 everywhere),
             ``"gpu"`` (binary16 storage, float32 inside an op).
+        state: For a program with states: what :func:`nanproof.make_state` made, changed in place.
 
     Returns:
-        One array for each output, in the order of ``program.outputs``, in the dtype of the output.
+        One array for each output, in the order of ``program.outputs``, in the dtype of the output. Of a classifier, as
+        from Core ML, the label and a ``dict`` from label to probability.
 
     Raises:
         InputError: An input is missing, unknown, or has a wrong shape, dtype or value.
         NumericsError: No such numerics.
         CouldNotCheckError: The program holds an op that cannot be executed.
     """
-    return Executor(program, numerics)(inputs)
+    return Executor(program, numerics)(inputs, state=state)
+
+
+def _returned(carried: Carried, type: Type) -> Any:
+    if isinstance(carried, Tensor):
+        # A copy, since the carrier may be a constant or a state, and what the caller does to the array is his own.
+        array = np.array(from_carrier(carried, type.dtype))
+        return array.item() if type == Type(DType.INT64) else array  # the label of a classifier
+    return dict(carried) if isinstance(carried, Mapping) else carried
+
+
+def check_state(program: Program, state: State | None) -> Mapping[str, StateCell]:
+    """The cells of a state, after all checks; none for a program without states.
+
+    Raises:
+        InputError: See :func:`predict`.
+    """
+    kept = ", ".join(f"'{name}' ({type})" for name, type in program.states.items())
+    if state is None and kept:
+        raise InputError(
+            f"The program keeps the state {kept} from one prediction to the next, and none was passed.\n"
+            "  Make one with nanproof.make_state(program) and pass it as state= to each prediction."
+        )
+    if state is not None and state.types != program.states:
+        raise InputError(
+            f"The state that was passed was made for another program: it holds {', '.join(state.types) or 'nothing'}, "
+            f"this program keeps {kept or 'no state'}."
+        )
+    return state.cells if state is not None else {}
 
 
 def check_inputs(types: Mapping[str, Type], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -96,7 +96,8 @@ class _Recorder:
 
     def __call__(self, op: Op, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
         for value, result in zip(op.outputs, results, strict=True):
-            self.seen[value.name] = Range.of(result)
+            # A value of a loop's body is seen once for each turn.
+            self.seen[value.name] = self.seen.get(value.name, NOTHING) | Range.of(result)
 
 
 def observe(
@@ -116,7 +117,7 @@ def observe(
     total, outputs = Ranges(), list[dict[str, np.ndarray]]()
     for batch in batches:
         recorder = _Recorder()
-        outputs.append(executor(batch, [recorder]))
+        outputs.append(executor.once(batch, [recorder]))
         inputs = {name: Range.of(torch.as_tensor(batch[name])) for name in program.inputs}
         total |= Ranges(inputs | recorder.seen, 1)
     return total, outputs

@@ -4,6 +4,9 @@ Layout, little endian: a header of 64 bytes (blob count, version), then at each 
 of 64 bytes (sentinel, element type, size in bytes, offset of the data) and the data itself, aligned to 64 bytes. The
 format is that of coremltools' ``mlmodel/src/MILBlob/Blob/StorageFormat.hpp``.
 
+Types of less than a byte are packed without gaps, the first element in the lowest bits of the first byte, across the
+borders of bytes (measured on what coremltools 9.0's ``_BlobStorageWriter`` writes).
+
 Data is memory-mapped, so that a program of gigabytes opens at once. Every offset is checked against the file.
 """
 
@@ -17,13 +20,28 @@ import numpy as np
 from nanproof.errors import ModelFileError
 from nanproof.program import DType
 
-__all__ = ["BlobFile"]
+__all__ = ["BlobFile", "unpacked"]
 
 _SENTINEL = 0xDEADBEEF
 _RECORD = struct.Struct("<IIQQ")
 _HEADER_BYTES = 64
 _VERSION = 2
-_ELEMENT_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 6: "int16", 7: "uint16", 14: "int32", 15: "uint32"}
+_ELEMENT_TYPES = {
+    1: DType.FP16,
+    2: DType.FP32,
+    3: DType.UINT8,
+    4: DType.INT8,
+    6: DType.INT16,
+    7: DType.UINT16,
+    8: DType.INT4,
+    9: DType.UINT1,
+    10: DType.UINT2,
+    11: DType.UINT4,
+    12: DType.UINT3,
+    13: DType.UINT6,
+    14: DType.INT32,
+    15: DType.UINT32,
+}
 
 
 class BlobFile:
@@ -52,6 +70,8 @@ class BlobFile:
     def read(self, offset: int, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
         """The array of ``dtype`` and ``shape`` whose record starts at ``offset``, as a read-only view of the file.
 
+        Elements of less than a byte are unpacked into bytes, which is a copy.
+
         Raises:
             ModelFileError: The record is damaged, lies beyond the end of the file, or holds other data.
         """
@@ -62,14 +82,14 @@ class BlobFile:
         sentinel, element, size, start = _RECORD.unpack(record)
         if sentinel != _SENTINEL:
             raise ModelFileError(f"Damaged model: {where} has no valid record there.")
-        if _ELEMENT_TYPES.get(element) != dtype.numpy.name:
+        if _ELEMENT_TYPES.get(element) is not dtype:
             raise ModelFileError(
                 f"Damaged model: {where} is declared {dtype.value} but stored as element type {element}."
             )
         count = 1
         for dim in shape:
             count *= dim
-        if size != count * dtype.numpy.itemsize:
+        if size != byte_count(count, dtype):
             raise ModelFileError(
                 f"Damaged model: {where} has {size} bytes, but {dtype.value}{list(shape)} was declared."
             )
@@ -78,4 +98,29 @@ class BlobFile:
                 f"Damaged model: {where} ends at byte {start + size}, but the file has {self._bytes.size} bytes. "
                 "It was probably cut off while it was copied."
             )
-        return self._bytes[start : start + size].view(dtype.numpy).reshape(shape)
+        data = self._bytes[start : start + size]
+        return (data.view(dtype.numpy) if dtype.packed_bits is None else unpacked(data, dtype, count)).reshape(shape)
+
+
+def byte_count(count: int, dtype: DType) -> int:
+    """The bytes that ``count`` elements of a type take in a file."""
+    bits = dtype.packed_bits
+    return count * dtype.numpy.itemsize if bits is None else -(-count * bits // 8)
+
+
+def unpacked(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
+    """The first ``count`` elements of a packed type, each in a byte of its own.
+
+    >>> unpacked(np.array([0b11_10_01_00, 0b01], np.uint8), DType.UINT2, 5).tolist()
+    [0, 1, 2, 3, 1]
+    """
+    bits = dtype.packed_bits or 8
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        elements = (data[:, np.newaxis] >> shifts & np.uint8(2**bits - 1)).reshape(-1)[:count]
+    else:
+        places = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
+        elements = np.packbits(places, axis=1, bitorder="little").reshape(-1)
+    if dtype is not DType.INT4:
+        return elements
+    return (elements << 4).view(np.int8) >> 4  # the fourth bit is the sign

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from nanproof.errors import ModelFileError
-from nanproof.mil.blob import BlobFile
+from nanproof.mil.blob import BlobFile, byte_count, unpacked
 from nanproof.mil.coreml import ct
 from nanproof.mil.package import PackageParts, open_package
-from nanproof.program import Block, Constant, DType, Function, Op, Program, Type, Value
+from nanproof.program import Block, Constant, DType, Function, Kind, Op, Program, Type, Value
 
 __all__ = ["load"]
 
@@ -30,6 +30,12 @@ _DTYPES = {
     _MIL.UINT64: DType.UINT64,
     _MIL.BOOL: DType.BOOL,
     _MIL.STRING: DType.STRING,
+    _MIL.INT4: DType.INT4,
+    _MIL.UINT1: DType.UINT1,
+    _MIL.UINT2: DType.UINT2,
+    _MIL.UINT3: DType.UINT3,
+    _MIL.UINT4: DType.UINT4,
+    _MIL.UINT6: DType.UINT6,
 }
 _MOST_ELEMENTS = 2**40
 """No constant of a real model is larger; a declared shape beyond it is damage or malice."""
@@ -81,7 +87,8 @@ class _Reader:
 
     def _in_described_order(self, function: str, inputs: dict[str, Value]) -> dict[str, Value]:
         """The inputs in the order that Core ML shows, which is that of the description, where it names them all."""
-        described = [f.name for f in self._parts.spec.description.input]
+        description = self._parts.spec.description
+        described = [f.name for f in (*description.input, *description.state)]
         return {n: inputs[n] for n in described} if function == "main" and set(described) == set(inputs) else inputs
 
     def _block(self, proto: Any, scope: dict[str, Value]) -> Block:
@@ -131,6 +138,17 @@ class _Reader:
 
     def _type(self, proto: Any) -> Type:
         kind = proto.WhichOneof("type")
+        if kind == "listType":
+            element, size = self._type(proto.listType.type), proto.listType.length
+            length = size.constant.size if size.WhichOneof("dimension") == "constant" else None
+            return Type(element.dtype, element.shape, Kind.LIST, length=length)
+        if kind == "stateType":
+            wrapped = self._type(proto.stateType.wrappedType)
+            return Type(wrapped.dtype, wrapped.shape, Kind.STATE)
+        if kind == "dictionaryType":
+            value = self._type(proto.dictionaryType.valueType)
+            keys = self._type(proto.dictionaryType.keyType).dtype
+            return Type(value.dtype, value.shape, Kind.DICTIONARY, keys=keys)
         if kind != "tensorType":
             raise ModelFileError(f"'{self._parts.path}' uses a value of kind '{kind}', which this version cannot read.")
         tensor = proto.tensorType
@@ -142,6 +160,9 @@ class _Reader:
 
     def _constant(self, proto: Any) -> Constant:
         type = self._type(proto.type)
+        if type.kind is Kind.LIST:
+            values = [self._constant(v) for v in proto.immediateValue.list.values]
+            return np.array(values, None if type.dtype is DType.STRING else type.dtype.numpy)
         shape = tuple(d for d in type.shape if isinstance(d, int))
         count = 1
         for dim in shape:
@@ -170,10 +191,15 @@ def _immediate(tensor: Any, dtype: DType, shape: tuple[int, ...], path: str) -> 
             f"Damaged model: '{path}' holds a constant of type {dtype.value}{list(shape)} without a value."
         )
     data = getattr(tensor, field).values
-    flat = np.frombuffer(data, dtype.numpy) if field == "bytes" else np.array(data, dtype.numpy)
     count = 1
     for dim in shape:
         count *= dim
+    if field != "bytes":
+        flat = np.array(data, dtype.numpy)
+    elif dtype.packed_bits is not None and len(data) == byte_count(count, dtype):
+        flat = unpacked(np.frombuffer(data, np.uint8), dtype, count)
+    else:
+        flat = np.frombuffer(data, dtype.numpy)
     if flat.size != count:
         raise ModelFileError(
             f"Damaged model: '{path}' holds a constant with {flat.size} values, declared {list(shape)}."

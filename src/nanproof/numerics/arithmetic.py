@@ -32,7 +32,10 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        """Batched matrix product with this arithmetic's accumulator: ``(..., m, k) @ (..., k, n)``."""
+        """Batched matrix product with this arithmetic's accumulator: ``(..., m, k) @ (..., k, n)``.
+
+        A vector stands for a row on the left and for a column on the right, without that dimension in the result.
+        """
 
     @abstractmethod
     def conv(self, x: Tensor, weight: Tensor, settings: ConvSettings) -> Tensor:
@@ -91,7 +94,10 @@ class HalfInside(Arithmetic):
 
     @override
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = (x.unsqueeze(0) if x.dim() == 1 else x), (y.unsqueeze(1) if y.dim() == 1 else y)
+        if x.dim() == 1:
+            return self.matmul(x.unsqueeze(0), y).squeeze(-1 if y.dim() == 1 else -2)
+        if y.dim() == 1:
+            return self.matmul(x, y.unsqueeze(1)).squeeze(-1)
         shape = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
         # Of two binary16 numbers float64 holds the product, and its sum with a third, so that one rounding remains.
         total = torch.zeros(shape, dtype=torch.float64)

@@ -8,23 +8,32 @@ from types import MappingProxyType
 from nanproof.ops import (
     activation,
     binary,
+    chance,
     compression,
     contraction,
+    control,
     elementwise,
     filling,
     image,
     indexing,
+    lists,
     logic,
     normalisation,
     ordering,
     pooling,
+    recurrent,
     reduction,
+    region,
     slicing,
+    state,
     structural,
 )
+from nanproof.ops.control import Flow
+from nanproof.ops.lists import TensorList
 from nanproof.ops.record import Note, OpDef, Sample
+from nanproof.ops.state import StateCell
 
-__all__ = ["TABLE", "Note", "OpDef", "Sample"]
+__all__ = ["TABLE", "Flow", "Note", "OpDef", "Sample", "StateCell", "TensorList"]
 
 
 def _table(*families: Iterable[OpDef]) -> Mapping[str, OpDef]:
@@ -39,18 +48,24 @@ def _table(*families: Iterable[OpDef]) -> Mapping[str, OpDef]:
 TABLE: Mapping[str, OpDef] = _table(
     activation.OPS,
     binary.OPS,
+    chance.OPS,
     compression.OPS,
     contraction.OPS,
+    control.OPS,
     elementwise.OPS,
     filling.OPS,
     image.OPS,
     indexing.OPS,
+    lists.OPS,
     logic.OPS,
     normalisation.OPS,
     ordering.OPS,
     pooling.OPS,
+    recurrent.OPS,
     reduction.OPS,
+    region.OPS,
     slicing.OPS,
+    state.OPS,
     structural.OPS,
 )
 """Every MIL op that nanproof knows, by name."""

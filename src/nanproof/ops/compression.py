@@ -107,6 +107,44 @@ def _constexpr_blockwise_shift_scale_samples() -> Iterable[Sample]:
     yield Sample({"data": data, "scale": float_block(1, 2), "offset": float_block(1, 2, seed=1)})
 
 
+def _sparse_blockwise(
+    arithmetic: Arithmetic, data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> list[Tensor]:
+    dense = _constexpr_sparse_to_dense(arithmetic, nonzero_data, data_mask)
+    return [data_mask, _constexpr_blockwise_shift_scale(arithmetic, dense, scale, offset)[data_mask != 0]]
+
+
+def _sparse_blockwise_samples() -> Iterable[Sample]:
+    # The example of the documentation, and one in blocks without an offset.
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]], np.uint8)
+    parameters = {"scale": np.array([[0.1, 0.2, 0.3, 0.4]], np.float32), "offset": np.array([[1, 2, 3, 4]], np.int8)}
+    data = np.array([10, 11, 3, 4, 5, 6, 7, 8, 9], np.int8)
+    yield Sample({"data_mask": mask, "nonzero_data": data, **parameters})
+    yield Sample({"data_mask": mask, "nonzero_data": data.view(np.uint8), "scale": float_block(2, 2)})
+
+
+def _lut_to_sparse(
+    arithmetic: Arithmetic,
+    indices_mask: Tensor,
+    indices_nonzero_data: Tensor,
+    lut: Tensor,
+    vector_axis: Tensor | None = None,
+) -> list[Tensor]:
+    axis = 0 if vector_axis is None else int(vector_axis) % indices_mask.dim()
+    indices = _constexpr_sparse_to_dense(arithmetic, indices_nonzero_data, indices_mask)
+    mask = indices_mask.repeat_interleave(lut.shape[-1], axis)
+    return [mask, _looked_up(indices.long(), lut, axis)[mask != 0]]
+
+
+def _lut_to_sparse_samples() -> Iterable[Sample]:
+    mask = np.array([[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1], [0, 1, 1, 0, 1, 0], [0, 0, 0, 1, 0, 0]], np.uint8)
+    given = {"indices_mask": mask, "indices_nonzero_data": np.array([0, 1, 255, 0, 1, 7, 0, 0, 1], np.uint8)}
+    yield Sample({**given, "lut": float_block(1, 1, 256, 1)})
+    yield Sample({**given, "lut": float_block(2, 3, 256, 1)})
+    for axis in (0, 1):
+        yield Sample({**given, "lut": float_block(2, 1, 256, 2), "vector_axis": axis})
+
+
 def _constexpr_cast(arithmetic: Arithmetic, source_val: Tensor, output_dtype: str) -> Tensor:
     if output_dtype not in ("fp16", "fp32"):
         raise ValueError(f"constexpr_cast to '{output_dtype}': only floats are known")
@@ -176,6 +214,7 @@ def _constexpr_sparse_to_dense_samples() -> Iterable[Sample]:
     )
     mask = np.array([0b10110001, 0b00000101], np.uint8)
     yield Sample({"nonzero_data": float_block(6), "mask": mask, "shape": np.array([3, 4], np.uint32)})
+    yield Sample({"nonzero_data": float_block(3), "mask": np.array([[0, 1, 0], [1, 0, 1]], np.uint8)})
 
 
 _NO_AXIS = Note(
@@ -205,6 +244,14 @@ OPS: tuple[OpDef, ...] = (
         _constexpr_blockwise_shift_scale_samples,
         since="iOS18",
     ),
+    op(
+        "constexpr_sparse_blockwise_shift_scale",
+        "quantisation",
+        _sparse_blockwise,
+        _sparse_blockwise_samples,
+        since="iOS18",
+    ),
+    op("constexpr_lut_to_sparse", "quantisation", _lut_to_sparse, _lut_to_sparse_samples, since="iOS18"),
     op(
         "constexpr_cast",
         "quantisation",

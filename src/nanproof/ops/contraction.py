@@ -276,11 +276,54 @@ _MASKED_ROWS = Note(
     "coremltools 9.0, iOS18/transformers.py: numpy_softmax_last_dim",
 )
 
+
+def _conv_quantized(
+    arithmetic: Arithmetic,
+    x: Tensor,
+    weight: Tensor,
+    quantization_type: str,
+    quant_scale: Tensor,
+    quant_bias: Tensor,
+    bias: Tensor | None = None,
+    nbits: Tensor | int = 8,
+    strides: Tensor | None = None,
+    pad_type: str = "valid",
+    pad: Tensor | None = None,
+    dilations: Tensor | None = None,
+    groups: Tensor | int = 1,
+) -> Tensor:
+    if quantization_type != "linear":
+        raise NotImplementedError(f"conv_quantized with quantization_type '{quantization_type}': MIL gives it no table")
+    scale, shift = (
+        p.reshape(-1, *(1,) * (weight.dim() - 1)) if p.numel() > 1 else p.reshape(()) for p in (quant_scale, quant_bias)
+    )
+    dense = arithmetic.round(arithmetic.round(weight.float() * scale) + shift)
+    offset = None if bias is None else bias.float()
+    return _conv(arithmetic, x, dense, offset, strides, pad_type, pad, dilations, groups)
+
+
+def _conv_quantized_samples() -> Iterable[Sample]:
+    weight = int_block(4, 3, 3, 2, low=0, high=256).astype(np.uint8)
+    scalars = {"quant_scale": np.float32(0.01), "quant_bias": np.float32(-1.2)}
+    linear = {"x": float_block(2, 3, 5, 6), "weight": weight, "quantization_type": "linear"}
+    yield Sample({**linear, **scalars})
+    vectors = {"quant_scale": float_block(4, seed=1), "quant_bias": float_block(4, seed=2)}
+    settings = {"strides": np.array([1, 2], np.int32), "pad_type": "same", "nbits": 8}
+    yield Sample({**linear, **vectors, **settings, "bias": np.array([1, 0, 255, 7], np.uint8)})
+
+
+_QUANTIZED = Note(
+    "Weights are quantised by one scale, or by one for each output channel; a bias of uint8 is taken as it is. "
+    "The form 'lut' is not known: nothing says where its table stands.",
+    "coremltools 9.0, iOS15/conv.py: W_float = W_quantized * scale + bias; the op is experimental, nothing emits it",
+)
+
 OPS: tuple[OpDef, ...] = (
     op("matmul", "bilinear", _matmul, _matmul_samples, revisions=("iOS17",), notes=(_VECTORS,)),
     op("linear", "bilinear", _linear, _linear_samples, revisions=("iOS17",)),
     op("einsum", "bilinear", _einsum, _einsum_samples, variadic=frozenset({"values"})),
     op("conv", "bilinear", _conv, _conv_samples, revisions=("iOS17",), notes=(_SAME,)),
+    op("conv_quantized", "bilinear", _conv_quantized, _conv_quantized_samples, notes=(_QUANTIZED, _SAME)),
     op("conv_transpose", "bilinear", _conv_transpose, _conv_transpose_samples, revisions=("iOS17",), notes=(_SAME,)),
     op(
         "scaled_dot_product_attention",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.numerics.arithmetic import Arithmetic, SingleInside
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, ints, op, structural
 
 __all__ = ["OPS"]
@@ -68,8 +70,27 @@ def _linear(arithmetic: Arithmetic, x: Tensor, dim: int, count: int, grid: Grid)
 
 
 def _bilinear(arithmetic: Arithmetic, x: Tensor, height: int, width: int, grid: Grid) -> Tensor:
+    aligned = grid in (_strict_align, _align)
+    if isinstance(arithmetic, SingleInside) and (aligned or grid is _centre):
+        sizes = zip(x.shape[-2:], (height, width), strict=True)
+        if all(_is_exact_in_float32(size - aligned, count - aligned) for size, count in sizes):
+            image = x.reshape(1, -1, *x.shape[-2:])
+            resized = F.interpolate(image, (height, width), mode="bilinear", align_corners=aligned)
+            return resized.reshape(*x.shape[:-2], height, width)
     rows = arithmetic.round(_linear(arithmetic, x, -2, height, grid))
     return _linear(arithmetic, rows, -1, width, grid)
+
+
+def _is_exact_in_float32(size: int, count: int) -> bool:
+    """Whether PyTorch, whose grid is one of float32, samples exactly at multiples of ``size / count``.
+
+    It is ten times as fast, but for other ratios its points are off by some ulps of the size of the image. Where a
+    dimension keeps its size it would multiply a neighbour by 0, which makes NaN of Inf.
+    """
+    if size == count or min(size, count) < 1:
+        return False
+    denominator = count // math.gcd(size, count)
+    return denominator & (denominator - 1) == 0
 
 
 def _nearest(x: Tensor, dim: int, count: int, numerator: int) -> Tensor:

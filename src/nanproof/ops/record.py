@@ -72,7 +72,8 @@ class OpDef:
             element of the result is an element of a float input.
         since: Opset that introduced the op.
         revisions: Later opsets that changed its signature.
-        run: Execution rule.
+        run: Execution rule. That of a ``control`` op gets a :class:`~nanproof.ops.control.Flow` in place of an
+            arithmetic.
         exact: Real function of the op on single numbers (mpmath), where the op is elementwise.
         increasing: ``True`` or ``False`` if an elementwise op is monotone over its whole domain, else ``None``.
         variadic: Inputs that take a list of values.

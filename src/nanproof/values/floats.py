@@ -42,6 +42,13 @@ _CARRIERS = {
     DType.INT32: torch.int32,
     DType.INT64: torch.int64,
     DType.BOOL: torch.bool,
+    # Less than a byte: each element in a byte of its own. Only constexpr ops read them, and compute in floats.
+    DType.INT4: torch.int8,
+    DType.UINT1: torch.uint8,
+    DType.UINT2: torch.uint8,
+    DType.UINT3: torch.uint8,
+    DType.UINT4: torch.uint8,
+    DType.UINT6: torch.uint8,
 }
 
 
@@ -61,10 +68,12 @@ def round_fp16(x: Tensor) -> Tensor:
     return x.to(torch.float16).to(torch.float32)
 
 
-def to_carrier(array: Constant | Tensor, dtype: DType) -> Tensor | str:
-    """Put an array of any dtype into the carrier of ``dtype``; strings pass through."""
+def to_carrier(array: Constant | Tensor, dtype: DType) -> Tensor | str | tuple[str, ...]:
+    """Put an array of any dtype into the carrier of ``dtype``; strings pass through, an array of them as a tuple."""
     if isinstance(array, str):
         return array
+    if dtype is DType.STRING:
+        return tuple(str(text) for text in np.asarray(array).reshape(-1))
     if isinstance(array, Tensor):
         tensor = array
     else:

@@ -1,0 +1,75 @@
+"""The state of a program: tensors that it keeps from one prediction to the next, such as a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanproof.errors import InputError
+from nanproof.ops import StateCell
+from nanproof.program import Program, Type
+from nanproof.values.floats import carrier, from_carrier, to_carrier
+
+__all__ = ["State", "make_state"]
+
+
+@final
+class State:
+    """The tensors that one conversation with a program keeps. Pass it to each prediction, which changes it in place.
+
+    Two of them for one program are independent, as with Core ML. The names of the methods are those of coremltools'
+    ``MLState``.
+
+    Args:
+        types: Name and type of every state of the program. All start as zeros.
+    """
+
+    def __init__(self, types: Mapping[str, Type]) -> None:
+        self.types = dict(types)
+        self.cells: Mapping[str, StateCell] = {name: StateCell(_zeros(name, type)) for name, type in types.items()}
+
+    def read_state(self, name: str) -> np.ndarray:
+        """A copy of one state, as an array in its declared dtype.
+
+        Raises:
+            InputError: There is no such state.
+        """
+        return from_carrier(self._cell(name).tensor, self.types[name].dtype).copy()
+
+    def write_state(self, name: str, value: Any) -> None:
+        """Replace one state by an array of the same shape.
+
+        Raises:
+            InputError: There is no such state, or the shape is another one.
+        """
+        cell, array = self._cell(name), np.asarray(value)
+        if tuple(array.shape) != self.types[name].shape:
+            raise InputError(f"State '{name}' is {self.types[name]}, but the value has shape {tuple(array.shape)}.")
+        tensor = to_carrier(array, self.types[name].dtype)
+        if isinstance(tensor, Tensor):
+            cell.tensor = tensor
+
+    def _cell(self, name: str) -> StateCell:
+        if name not in self.cells:
+            raise InputError(f"There is no state '{name}'. The program keeps {', '.join(self.cells) or 'none'}.")
+        return self.cells[name]
+
+
+def make_state(program: Program) -> State:
+    """A fresh state for a program, all zeros (empty if the program keeps none).
+
+    Raises:
+        InputError: The program leaves a dimension of a state open, which Core ML does not allow.
+    """
+    return State(program.states)
+
+
+def _zeros(name: str, type: Type) -> Tensor:
+    shape = [d for d in type.shape if isinstance(d, int)]
+    if len(shape) != len(type.shape):
+        raise InputError(f"The state '{name}' is {type}: a state of unknown size cannot be made.")
+    return torch.zeros(shape, dtype=carrier(type.dtype))
