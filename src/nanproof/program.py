@@ -8,6 +8,7 @@ Dtype names are those of MIL (``MIL.proto`` and the coremltools text form): ``fp
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -123,6 +124,9 @@ class Type:
         return f"{self.kind.value}<{key}{element}{extra}>"
 
 
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where an op comes from: the line of the user's Python code and the module path in the model."""
@@ -131,6 +135,19 @@ class Source:
     line: int
     code: str = ""
     module: str = ""
+
+    @classmethod
+    def of_trace(cls, trace: str, *, module: str = "", below: str = "") -> Source | None:
+        """The innermost frame of a Python stack trace, as text.
+
+        Args:
+            trace: The trace, as torch.export keeps it with each node.
+            module: Module path in the model.
+            below: Folder of a library whose frames count only if there are no others.
+        """
+        frames = list(_FRAME.finditer(trace))
+        own = [f for f in frames if not below or not f["file"].startswith(below)] or frames
+        return cls(own[-1]["file"], int(own[-1]["line"]), own[-1]["code"].strip(), module) if own else None
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}"

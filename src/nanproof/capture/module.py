@@ -22,7 +22,6 @@ from nanproof.program import Source
 
 __all__ = ["Captured", "capture"]
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
 _ABSENT = {
     torch.bfloat16: "Convert the float32 model: module.float(), with float inputs.",
     torch.complex64: "Write the operation with real tensors, such as the real and imaginary parts.",
@@ -160,15 +159,12 @@ def _fewer_warnings() -> Generator[None]:
 def _sources(exported: ExportedProgram) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for node in exported.graph.nodes:
-        frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
-        # The innermost frame of the model's own code: torch.nn's forward methods say less than who called them.
-        own = [f for f in frames if not f["file"].startswith(_TORCH)] or frames
-        if own:
-            stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
-            path = str(stack[-1][0]) if stack else ""
-            sources[node.name] = Source(
-                own[-1]["file"], int(own[-1]["line"]), own[-1]["code"].strip(), _module_path(path)
-            )
+        stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
+        path = _module_path(str(stack[-1][0])) if stack else ""
+        # torch.nn's own forward methods say less than who called them.
+        source = Source.of_trace(node.meta.get("stack_trace") or "", module=path, below=_TORCH)
+        if source is not None:
+            sources[node.name] = source
     return sources
 
 

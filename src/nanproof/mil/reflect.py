@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ from nanproof.program import Block, DType, Function, Kind, Op, Program, Source, 
 
 __all__ = ["reflect"]
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
 _DTYPES = {"str": DType.STRING, "string": DType.STRING}
 
 
@@ -117,8 +115,4 @@ def _constant(val: Any) -> np.ndarray | str:
 def _source(scopes: Mapping[Any, Any]) -> Source | None:
     """The innermost frame of the stack trace that torch.export recorded and coremltools carried through its passes."""
     traces = scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
-    frames = [m for trace in traces if isinstance(trace, str) for m in _FRAME.finditer(trace)]
-    if not frames:
-        return None
-    frame = frames[-1]
-    return Source(frame["file"], int(frame["line"]), frame["code"].strip())
+    return Source.of_trace("\n".join(trace for trace in traces if isinstance(trace, str)))
