@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see nanproof.cli
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see nanproof.cli
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import sentence_embeddings

@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see nanproof.cli
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see nanproof.cli
 warnings.simplefilter("ignore", FutureWarning)
 
 import bert_classifier
