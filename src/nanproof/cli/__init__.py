@@ -18,8 +18,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The arguments, instead of those of the process.
     """
     # The threads of PyTorch (libgomp) spin while they wait for each other, which a busy machine such as a CI worker
-    # pays for dearly. A short spin costs nothing: a forward pass of MiniLM on two cores took 37 ms either way on an idle
-    # machine, and 92 ms instead of 80 to 260 beside two busy processes (1.8 s beside a parallel test run).
+    # pays for dearly. A short spin costs nothing: a forward pass of MiniLM on two cores took 37 ms either way on an
+    # idle machine, and 92 ms instead of 80 to 260 beside two busy processes (1.8 s beside a parallel test run).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     from nanproof.cli.application import execute
