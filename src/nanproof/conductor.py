@@ -32,7 +32,7 @@ from nanproof.mil.read import load
 from nanproof.mil.reflect import reflect
 from nanproof.numerics import get
 from nanproof.plan.plan import Plan
-from nanproof.plan.planner import first_plan, replan, without_islands
+from nanproof.plan.planner import first_plan, replan, take_back, without_islands
 from nanproof.program import Block, DType, Program, Source
 from nanproof.result import Conversion
 from nanproof.trial import Trial, gather, worst
@@ -174,14 +174,13 @@ class _Build:
     def finish(self, pymil: Any, plan: Plan, findings: list[Finding], fidelity: Comparison) -> Conversion:
         folder = ScratchFolder()
         path = folder.path / "model.mlpackage"
-        plan, pymil = self._checked(plan, pymil)
+        plan, findings, pymil = self._checked(plan, findings, pymil)
         program, runs = self._tried(pymil, plan, path)
         for _ in range(_MOST_ROUNDS if self.request.precision == "auto" else 0):
             better, more = replan(plan, self.fp32, [birth for born, _ in runs.values() for birth in born])
             if better == plan:
                 break
-            findings = [*findings, *more]
-            plan, pymil = self._checked(better, self._lower())
+            plan, findings, pymil = self._checked(better, [*findings, *more], self._lower())
             program, runs = self._tried(pymil, plan, path)
         units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
         return Conversion(
@@ -204,19 +203,22 @@ class _Build:
         with self.request.clock("lower"):
             return lower(self.captured.exported, self.request.options)
 
-    def _checked(self, plan: Plan, pymil: Any) -> tuple[Plan, Any]:
+    def _checked(self, plan: Plan, findings: list[Finding], pymil: Any) -> tuple[Plan, list[Finding], Any]:
         """The MIL program with all edits applied, once float32 execution has shown that they change nothing.
 
-        A rewrite that does change something is taken back: its ops stay FP32 instead.
+        Rewrites that do change something are taken back: their ops stay FP32 instead.
         """
         if not plan.edits:
-            return plan, pymil
+            return plan, findings, pymil
         with self.request.clock("check rewrites"):
             ApplyEdits(plan.edits)(pymil)
             changed = self._change(reflect(pymil))
         if not changed:
-            return plan, pymil
-        return self._checked(plan.without_rewrites(self.fp32, changed), self._lower())
+            return plan, findings, pymil
+        plan, findings = take_back(plan, findings, self.fp32, changed)
+        if self.request.precision == "float16":
+            plan, findings = without_islands(plan, findings)
+        return plan, findings, self._lower()
 
     def _change(self, rewritten: Program) -> str:
         """How the rewritten program differs from the original in float32, or an empty string.

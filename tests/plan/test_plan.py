@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from nanproof.mil.edits import SetConstant
 from nanproof.plan.plan import Island, Plan, connected
 from nanproof.program import Block, DType, Function, Op, Program, Type, Value
+from nanproof.rewrite.rewrite import Rewrite
 
+X = np.float32(65504)
 F32 = Type(DType.FP32, (2,))
 
 
@@ -31,3 +36,10 @@ def test_islands_do_not_overlap():
     assert [i.ops for i in plan.islands] == [("a", "b"), ("c",)]
     assert plan.with_islands([Island(("a",), "r", "e")]) == plan
     assert plan.fp32_outputs == ("out",)
+
+
+def test_a_clip_in_fp32_keeps_its_bound():
+    bound = Rewrite("clip-bound", ("a", "b"), "", "", (SetConstant("a", "beta", 0, X), SetConstant("b", "beta", 0, X)))
+    plan = Plan(rewrites=(bound,))
+    assert [e.op for e in plan.edits] == ["a", "b"]
+    assert [e.op for e in plan.with_islands([Island(("a",), "r", "e")]).edits] == ["b"]

@@ -158,6 +158,59 @@ def test_an_assumption_on_the_inputs_is_stated():
     assert "0 or 1 on all given inputs" in result.plan.rewrites[0].condition
 
 
+class MaskReturned(nn.Module):
+    """The sentinel feeds a softmax and is an answer as well."""
+
+    def forward(self, x, mask):
+        bias = (1.0 - mask) * MIN
+        return torch.softmax(x.sum(-1) + bias, -1), bias
+
+
+@pytest.mark.parametrize("stress", [True, False])
+def test_a_value_that_happened_to_be_constant_is_no_constant(stress):
+    """With nothing masked in the example, `1 - mask` was 0 everywhere; it need not be on the next input."""
+    x, mask = inputs()
+    result = nanproof.convert(MaskReturned(), (x, torch.ones_like(mask)), stress=stress)
+    assert result.plan.rewrites == ()
+    assert any("the output" in island.evidence for island in result.plan.islands)
+    assert nanproof.compare(result.program, MaskReturned(), (x, mask), numerics="gpu").within(1e-2)
+
+
+@pytest.mark.parametrize("name", ["product with finfo.min", "product from the left", "difference"])
+def test_masks_of_ones_alone_tell_enough(name):
+    module = Attention(REWRITTEN[name])
+    x, mask = inputs()
+    result = nanproof.convert(module, (x, torch.ones_like(mask)), stress=False)
+    assert "mask-sentinel" in rewrites(result)
+    assert nanproof.compare(result.program, module, (x, mask), numerics="gpu").within(1e-2)
+
+
+def test_two_masks_are_not_promised_more_than_fp16_has():
+    """-60000 and a score: 5,504 is left to the end of the range."""
+    result = nanproof.convert(Attention(REWRITTEN["two planes of finfo.min"]), inputs())
+    assert "exact up to 5504" in result.plan.rewrites[0].condition
+
+
+def test_what_fp32_absorbs_bounds_the_promise():
+    """-1e9 absorbs scores below 1e9 / 2**24 = 59.6 in float32; beyond, the original itself does something else."""
+    result = nanproof.convert(Attention(REWRITTEN["difference"], gain=1.0), inputs())
+    assert "exact up to 59.6" in result.plan.rewrites[0].condition
+
+
+def test_a_rewrite_that_changes_something_is_taken_back(monkeypatch):
+    """A sentinel of -5 among scores of some tens is not what the rewrite claims to be."""
+    monkeypatch.setattr("nanproof.rewrite.mask_sentinel.HEADROOM", 5.0)
+    monkeypatch.setattr("nanproof.rewrite.mask_sentinel._failed_condition", lambda region: "")
+    module = Attention(REWRITTEN["fill with finfo.min"])
+    result = nanproof.convert(module, inputs())
+    assert result.plan.rewrites == ()
+    assert "of its range in float32" in result.plan.islands[0].evidence
+    assert "kept in FP32, since the rewrite was taken back" in result.findings[0].remedy
+    assert result.verdict == "tested"
+    naive = nanproof.convert(module, inputs(), precision="float16")
+    assert (naive.plan.fp32_ops, naive.findings[0].remedy) == (0, "not repaired: the precision is float16")
+
+
 def test_a_mask_that_takes_other_values_is_not_assumed_binary():
     x, mask = inputs()
     module = Attention(REWRITTEN["product with finfo.min"])

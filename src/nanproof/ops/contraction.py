@@ -293,7 +293,7 @@ def _conv_quantized(
     groups: Tensor | int = 1,
 ) -> Tensor:
     if quantization_type != "linear":
-        raise NotImplementedError(f"conv_quantized with quantization_type '{quantization_type}': MIL gives it no table")
+        raise ValueError(f"conv_quantized with quantization_type '{quantization_type}': MIL gives it no table")
     scale, shift = (
         p.reshape(-1, *(1,) * (weight.dim() - 1)) if p.numel() > 1 else p.reshape(()) for p in (quant_scale, quant_bias)
     )

@@ -194,9 +194,7 @@ def _resize(
 ) -> Tensor:
     wanted = ints(shape)[-int(resized_dims) :] if int(resized_dims) else []
     if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT":
-        raise NotImplementedError(
-            f"resize: what NEAREST_NEIGHBOR does with sampling_mode '{sampling_mode}' is not documented"
-        )
+        raise ValueError(f"resize: what NEAREST_NEIGHBOR does with sampling_mode '{sampling_mode}' is not documented")
     for dim, count in enumerate(wanted, start=-len(wanted)):
         if count and interpolation_mode == "NEAREST_NEIGHBOR":
             x = _nearest(x, dim, count, 1)
@@ -340,7 +338,7 @@ def _affine(
     align_corners: Tensor | bool,
 ) -> Tensor:
     if not flag(align_corners):
-        raise NotImplementedError("affine with align_corners=False, which MIL does not support")
+        raise ValueError("affine with align_corners=False, which MIL does not support")
     row = torch.linspace(-1, 1, int(output_height)) if int(output_height) > 1 else torch.zeros(1)
     column = torch.linspace(-1, 1, int(output_width)) if int(output_width) > 1 else torch.zeros(1)
     matrix = transform_matrix.expand(x.shape[0], 6).reshape(-1, 2, 1, 1, 3)

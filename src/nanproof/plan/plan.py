@@ -42,8 +42,13 @@ class Plan:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """All edits, in order."""
-        return tuple(edit for rewrite in self.rewrites for edit in rewrite.edits)
+        """All edits, in order, but for FP16 bounds of ops that stay FP32: there they would cut values off."""
+        return tuple(
+            edit
+            for rewrite in self.rewrites
+            for edit in rewrite.edits
+            if rewrite.name != "clip-bound" or edit.op not in self.kept
+        )
 
     @property
     def kept(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from nanproof.plan.plan import Island, Plan, connected
 from nanproof.program import Program
 from nanproof.rewrite import mask_sentinel
 
-__all__ = ["first_plan", "replan", "without_islands"]
+__all__ = ["first_plan", "replan", "take_back", "without_islands"]
 
 
 def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
@@ -47,6 +47,20 @@ def without_islands(plan: Plan, findings: Sequence[Finding]) -> tuple[Plan, list
         for f in findings
     ]
     return Plan(rewrites=plan.rewrites), left
+
+
+def take_back(plan: Plan, findings: Sequence[Finding], program: Program, evidence: str) -> tuple[Plan, list[Finding]]:
+    """The plan with the ops of all its rewrites in FP32 instead, and findings that say so.
+
+    Args:
+        plan: The plan whose rewrites changed something.
+        findings: Its findings.
+        program: The float32 program.
+        evidence: What they changed.
+    """
+    remedy = f"kept in FP32, since the rewrite was taken back: {evidence}"
+    told = [replace(f, remedy=remedy) if f.remedy.startswith("rewritten") else f for f in findings]
+    return plan.without_rewrites(program, evidence), told
 
 
 def replan(plan: Plan, program: Program, births: Sequence[Birth]) -> tuple[Plan, list[Finding]]:

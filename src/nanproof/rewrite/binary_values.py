@@ -16,36 +16,51 @@ __all__ = ["binary_sign"]
 def binary_sign(value: Value, producers: Mapping[Value, Op], ranges: Ranges) -> tuple[int, str]:
     """The sign of a value that takes only the values 0 and 1, or 0 and -1, and how that is known, as a phrase.
 
-    The program proves it for casts from ``bool``, for ``1 - x``, ``x - 1`` and products of such values, and for their
-    movement. Otherwise it rests on the observed inputs, and the phrase says so. The sign is 0 if neither holds.
+    The program decides for casts from ``bool``, for ``1 - x``, ``x - 1`` and products of such values, and for their
+    movement. What it does not decide rests on the observed inputs, and the phrase names it. A value that was 0 on all
+    of them tells nothing about its sign. The sign is 0 if the value takes others, or if that is not known.
     """
-    proved = _proved(value, producers)
-    if proved:
-        return proved, f"'{value.name}' is 0 or {proved} by construction"
-    seen = ranges[value.name]
-    if not seen.binary or not seen.finite or seen.low > seen.high or seen.low * seen.high < 0:
+    observed: list[str] = []
+    sign = _sign(value, producers, ranges, observed)
+    if not sign:
         return 0, ""
-    sign = -1 if seen.low < 0 else 1
-    return sign, f"'{value.name}' was 0 or {sign} on all given inputs"
+    if observed:
+        return sign, " and ".join(dict.fromkeys(observed)) + " on all given inputs"
+    return sign, f"'{value.name}' is 0 or {sign} by construction"
 
 
-def _proved(value: Value, producers: Mapping[Value, Op]) -> int:
+def _sign(value: Value, producers: Mapping[Value, Op], ranges: Ranges, observed: list[str]) -> int:
     if value.type.dtype is DType.BOOL:
         return 1
     if value.const is not None:
         return int(not isinstance(value.const, str) and bool(np.isin(value.const, (0, 1)).all()))
     op = producers.get(value)
-    if op is None:
+    inner = 0 if op is None else _sign_of_result(op, producers, ranges, observed)
+    if inner:
+        return inner
+    seen = ranges[value.name]
+    if not seen.binary or not seen.finite or seen.low >= 0 >= seen.high or seen.low * seen.high < 0:
         return 0
+    sign = -1 if seen.low < 0 else 1
+    observed.append(f"'{value.name}' was 0 or {sign}")
+    return sign
+
+
+def _sign_of_result(op: Op, producers: Mapping[Value, Op], ranges: Ranges, observed: list[str]) -> int:
+    """The sign of what an op returns, from those of its operands."""
+
+    def of(operand: Value) -> int:
+        return _sign(operand, producers, ranges, observed)
+
     x, y = op.input("x"), op.input("y")
     if op.type == "sub" and x is not None and y is not None:
         if _is_one(x):
-            return int(_proved(y, producers) == 1)
-        return -int(_is_one(y) and _proved(x, producers) == 1)
+            return int(of(y) == 1)
+        return -int(_is_one(y) and of(x) == 1)
     if op.type == "mul" and x is not None and y is not None:
-        return _proved(x, producers) * _proved(y, producers)
+        return of(x) * of(y)
     moves = op.type == "cast" or (op.type in TABLE and TABLE[op.type].family == "structural")
-    return _proved(x, producers) if moves and x is not None else 0
+    return of(x) if moves and x is not None else 0
 
 
 def _is_one(value: Value) -> bool:

@@ -133,16 +133,32 @@ def _unit(region: Region) -> float:
     return HEADROOM if depth <= 2 else 2 * HEADROOM / depth
 
 
+def _separated_up_to(region: Region) -> float:
+    """The largest magnitude of the other elements that leaves every sentinel below them, and within the FP16 range."""
+    if _saturates(region):
+        return (HEADROOM - _VANISHING) / 2
+    unit = _unit(region)
+    finite = [abs(u) for _, u in region.levels if math.isfinite(u)]
+    return min((min(finite) * unit - _VANISHING) / 2, FP16_MAX - max(finite) * unit)
+
+
+def _exact_up_to(region: Region) -> float:
+    """The same, and FP32 absorbs them too, where the replacement relies on it."""
+    if not _saturates(region):
+        return _separated_up_to(region)
+    smallest = min(abs(o) for o, _ in region.levels if math.isfinite(o))
+    return min(_separated_up_to(region), smallest / _ABSORBS)
+
+
 def _failed_condition(region: Region) -> str:
     """Why the replacement would not do the same, or an empty string."""
-    unit, reach = _unit(region), MARGIN * region.reach
-    finite = [abs(u) for _, u in region.levels if math.isfinite(u)]
-    top = HEADROOM if _saturates(region) else min(finite) * unit
-    if top - 2 * reach < _VANISHING:
-        return f"other elements reach {region.reach:.4g}, too near to any finite sentinel"
-    if not _saturates(region) and max(finite) * unit + reach > FP16_MAX:
-        return f"{max(finite):g} sentinels add up beyond the FP16 range with elements of {region.reach:.4g}"
-    return ""
+    limit = _separated_up_to(region)
+    if MARGIN * region.reach <= limit:
+        return ""
+    return (
+        f"other elements reach {region.reach:.4g}, too near to any finite sentinel "
+        f"(it needs {limit:.4g}, with a margin of {MARGIN:g})"
+    )
 
 
 def _replace(region: Region) -> Rewrite:
@@ -150,7 +166,7 @@ def _replace(region: Region) -> Rewrite:
     edits: list[Edit] = [_set(site, unit) for site in region.sites if _has_finite(site)]
     old = max((o for o, u in region.levels if math.isfinite(o) and abs(u) == 1), key=lambda o: (o < 0, abs(o)))
     statement = f"{old:.3g} → {math.copysign(unit, old):.0f}"
-    condition = f"other elements reach {region.reach:.3g}; exact up to {(HEADROOM - _VANISHING) / 2:.0f}"
+    condition = f"other elements reach {region.reach:.3g}; exact up to {_exact_up_to(region):.4g}"
     if _saturates(region):
         last = [op for op, _ in region.sums if op in region.last_sums]
         edits += [Saturate(op.name, "maximum", -HEADROOM) for op in dict.fromkeys(last)]

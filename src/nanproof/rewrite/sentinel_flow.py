@@ -225,6 +225,9 @@ class _Tracer:
         if record is not None and record.family == "comparison":
             if _never(op, *(operands[n][0] for n in ("x", "y"))):
                 self._never_true.add(op.outputs[0])
+                region.assumptions.append(
+                    f"'{op.inputs['x'][0].name}' held no Inf beyond its masks on the given inputs"
+                )
             return None
         raise RefusedError(f"'{op.name}' ({op.type}) computes with the sentinel")
 
@@ -241,8 +244,9 @@ class _Tracer:
                 raise RefusedError(f"'{op.name}' ({op.type}) cancels one sentinel against another")
         both = x.has_normal and y.has_normal
         low, high = (x.low + y.low, x.high + y.high) if both else (math.inf, -math.inf)
-        other = y if x.entries else x
-        if both and not other.entries and other.low != other.high:
+        other, name = (y, "y") if x.entries else (x, "x")
+        constant = op.inputs[name][0].const is not None and other.low == other.high
+        if both and not other.entries and not constant:
             flow = Flow(frozenset(entries), low, high, x.regions | y.regions, frozenset({op}))
             region.sums.append((op, flow))
             return flow
@@ -254,13 +258,14 @@ class _Tracer:
         if x.entries and y.entries:
             raise RefusedError(f"'{op.name}' multiplies two sentinels")
         mask, factor, name = (x, y, "y") if x.entries else (y, x, "x")
-        if factor.low == factor.high and factor.low >= 0:
+        value = op.inputs[name][0]
+        # Only a constant of the program counts: a value that was the same on all inputs need not be so on the next.
+        if value.const is not None and factor.low == factor.high and factor.low >= 0:
             c = factor.low
             if c == 0:  # 0 * inf is NaN in FP32 as well: then the flow has nothing to say about those elements
                 return Flow(frozenset(), 0.0, 0.0, mask.regions)
             entries = frozenset((_f32(o * c), u * c) for o, u in mask.entries)
             return replace(mask, entries=entries, low=mask.low * c, high=mask.high * c)
-        value = op.inputs[name][0]
         sign, evidence = binary_sign(value, self._producers, self._ranges)
         if not sign:
             raise RefusedError(
