@@ -9,7 +9,7 @@ import typer
 
 from nanproof.cli.arrays import named_arrays
 from nanproof.cli.face import Answer, Face
-from nanproof.cli.verb import verb
+from nanproof.cli.verb import Tolerance, Units, verb
 from nanproof.errors import CouldNotCheckError, InputError
 
 if TYPE_CHECKING:
@@ -31,13 +31,8 @@ def check(
     reference: Annotated[
         list[Path] | None, typer.Option(help=".npz with the right outputs, one for each --inputs.", metavar="FILE")
     ] = None,
-    unit: Annotated[
-        list[str] | None,
-        typer.Option(help="Judge under these numerics; may be repeated.", metavar="NAME", show_default="gpu"),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest error, relative to an output's range.", metavar="NUMBER")
-    ] = 1e-2,
+    unit: Units = None,
+    tolerance: Tolerance = 1e-2,
 ) -> Answer:
     """Run an ML Program under the numerics of units: where Inf or NaN is born, and how far the outputs are off.
 

@@ -11,7 +11,7 @@ import typer
 from nanproof.cli.arrays import check_file
 from nanproof.cli.face import Answer, Face
 from nanproof.cli.model import check_model, load_batch, load_model
-from nanproof.cli.verb import verb
+from nanproof.cli.verb import Tolerance, Units, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,13 +39,8 @@ def convert(
         typer.Option(help="Example inputs: an .npz by forward's parameter names, or file.py:name.", metavar="FILE"),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, float16 or float32.", metavar="NAME")] = "auto",
-    unit: Annotated[
-        list[str] | None,
-        typer.Option(help="Judge under these numerics; may be repeated.", metavar="NAME", show_default="gpu"),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest error, relative to an output's range.", metavar="NUMBER")
-    ] = 1e-2,
+    unit: Units = None,
+    tolerance: Tolerance = 1e-2,
     target: Annotated[str, typer.Option(help="Deployment target.", metavar="NAME")] = "iOS17",
     stress: Annotated[bool, typer.Option(help="Also run masks at their worst.")] = True,
     calibration: Annotated[

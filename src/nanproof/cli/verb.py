@@ -12,13 +12,22 @@ from rich.markup import escape
 
 from nanproof.cli.face import Answer, Face
 
-__all__ = ["verb"]
+__all__ = ["Tolerance", "Units", "verb"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", show_default=False)]
 _Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing but errors; the exit code tells.", show_default=False)
 ]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
+Units = Annotated[
+    list[str] | None,
+    typer.Option("--unit", help="Judge under these numerics; may be repeated.", metavar="NAME", show_default="gpu"),
+]
+"""Numerics by name, as every verb that judges takes them."""
+Tolerance = Annotated[
+    float, typer.Option(min=0.0, help="Largest error, relative to an output's range.", metavar="NUMBER")
+]
+"""The tolerance, as every verb that judges takes it."""
 _SHARED = {"json": _Json, "quiet": _Quiet, "debug": _Debug}
 
 

@@ -6,7 +6,7 @@ Of integers, means, norms and logarithms are computed in float64 and truncated w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
-from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, op, reduction
+from nanproof.ops.record import Note, OpDef, Rule, Sample, flag, float_block, int_block, op, reduction
 
 __all__ = ["OPS"]
 
@@ -85,24 +85,19 @@ def _real(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.float64)
 
 
-def _argmax(
-    arithmetic: Arithmetic,
-    x: Tensor,
-    axis: Tensor | int = -1,
-    keep_dims: Tensor | bool = False,
-    output_dtype: str = "int32",
-) -> Tensor:
-    return torch.argmax(x, int(axis), keepdim=flag(keep_dims)).to(torch.int32)
+def _arg(pick: Callable[..., Tensor]) -> Rule:
+    """The index of an extremum along one axis."""
 
+    def rule(
+        arithmetic: Arithmetic,
+        x: Tensor,
+        axis: Tensor | int = -1,
+        keep_dims: Tensor | bool = False,
+        output_dtype: str = "int32",
+    ) -> Tensor:
+        return pick(x, int(axis), keepdim=flag(keep_dims)).to(torch.int32)
 
-def _argmin(
-    arithmetic: Arithmetic,
-    x: Tensor,
-    axis: Tensor | int = -1,
-    keep_dims: Tensor | bool = False,
-    output_dtype: str = "int32",
-) -> Tensor:
-    return torch.argmin(x, int(axis), keepdim=flag(keep_dims)).to(torch.int32)
+    return rule
 
 
 def _cumsum(
@@ -159,8 +154,8 @@ _SHIFT_NOTE = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    _ARG("reduce_argmax", run=_argmax),
-    _ARG("reduce_argmin", run=_argmin),
+    _ARG("reduce_argmax", run=_arg(torch.argmax)),
+    _ARG("reduce_argmin", run=_arg(torch.argmin)),
     reduction("reduce_l1_norm", _l1_norm),
     reduction("reduce_l2_norm", _l2_norm),
     reduction("reduce_log_sum", _log_sum, positive=True),
