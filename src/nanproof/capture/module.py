@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from nanproof.capture.batch import Batch, as_batch, call, evaluating, tensors_only
+from nanproof.capture.constant_masks import drop_empty_masks
 from nanproof.capture.decompositions import table
 from nanproof.errors import CaptureError
 from nanproof.program import Source
@@ -62,7 +63,9 @@ def capture(module: Any, example_inputs: Any) -> Captured:
             f"nanproof converts a torch.nn.Module or a torch.export.ExportedProgram, not {type(module).__name__}."
         )
     batch = as_batch(example_inputs, module)
-    exported = module if isinstance(module, ExportedProgram) else _export(module, batch)
+    # Running no decompositions makes a copy: the program that was given is the user's.
+    exported = module.run_decompositions({}) if isinstance(module, ExportedProgram) else _export(module, batch)
+    drop_empty_masks(exported)
     try:
         with _fewer_warnings():
             decomposed = exported.run_decompositions(table())
