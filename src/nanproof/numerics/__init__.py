@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nanproof.numerics.units import AVAILABLE, PLANNED, Numerics, get
+from nanproof.numerics.units import AVAILABLE, Numerics, get
 
-__all__ = ["AVAILABLE", "PLANNED", "Numerics", "get"]
+__all__ = ["AVAILABLE", "Numerics", "get"]

@@ -76,6 +76,9 @@ def to_carrier(array: Constant | Tensor, dtype: DType) -> Tensor | str | tuple[s
         return tuple(str(text) for text in np.asarray(array).reshape(-1))
     if isinstance(array, Tensor):
         tensor = array
+    elif array.dtype == np.float16 and carrier(dtype) is torch.float32:
+        # NumPy keeps the sign and the bits of a NaN, which the Neural Engine reads as a number. No rounding: all fit.
+        return torch.from_numpy(np.asarray(array).astype(np.float32))
     else:
         # The copy is wanted: PyTorch needs writable memory, and a weight file is mapped read-only.
         tensor = torch.from_numpy(np.array(array, dtype=_torch_readable(array.dtype)))
