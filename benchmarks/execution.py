@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def program(network: Network, folder: Path) -> nanproof.Program:
     """The network as an FP16 program, read back from its package."""
     captured = capture(network.module(), (network.example(),))
     path = folder / "network.mlpackage"
-    write_model(package(lower(captured.exported, Options()), Typing(), Options()), path)
+    write_model(package(lower(captured.exported, Options()), Typing(), Options()).model, path)
     return nanproof.load(path)
 
 
@@ -70,7 +71,7 @@ def engines(network: Network, folder: Path) -> dict[str, Callable[[], Any]]:
     array = x.numpy().astype(loaded.inputs[name].dtype.numpy)
     runs: dict[str, Callable[[], Any]] = {"eager": lambda: module(x), "half": lambda: half(x_half)}
     for numerics in NUMERICS:
-        runs[numerics] = lambda executor=Executor(loaded, numerics): executor({name: array})
+        runs[numerics] = partial(Executor(loaded, numerics), {name: array})
     session = onnx_session(module, x)
     if session is not None:
         runs["ONNX Runtime"] = lambda: session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -173,7 +173,7 @@ class Network:
         torch.manual_seed(0)
         module = self.build().eval()
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            if name.endswith("bias") or name.endswith("running_mean"):
+            if name.endswith(("bias", "running_mean")):
                 nn.init.normal_(tensor, std=0.02)
             elif name.endswith("running_var"):
                 nn.init.uniform_(tensor, 0.8, 1.2)

@@ -8,7 +8,7 @@ The tree::
     │   ├── ModelFileError         the file is no ML Program, or is damaged
     │   ├── CaptureError           the PyTorch model cannot be exported
     │   ├── ConversionError        coremltools cannot lower the exported program
-    │   └── NumericsError          these numerics do not exist (yet)
+    │   └── NumericsError          these numerics do not exist, or do not fit
     └── CouldNotCheckError         nothing is known about the result            exit code 3
         ├── UnsupportedOpError     the program holds ops that nanproof cannot execute
         └── ExecutionError         an op failed while it was executed
@@ -63,7 +63,7 @@ class ConversionError(UsageError):
 
 
 class NumericsError(UsageError):
-    """The named numerics are unknown or not available in this version."""
+    """The named numerics are unknown, or not those of a unit that the question is about."""
 
 
 class CouldNotCheckError(NanproofError):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nanproof.errors import ExecutionError, UnsupportedOpError
+from nanproof.interpret.memory import require_memory
 from nanproof.numerics import Numerics
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops import TABLE, Flow, OpDef, StateCell, TensorList
-from nanproof.program import Block, Function, Op, Program, Type, Value
+from nanproof.program import Block, DType, Function, Op, Program, Value
 from nanproof.values.floats import carrier, to_carrier
+from nanproof.values.mapped import release
 
 __all__ = ["Carried", "Observer", "Runner"]
 
@@ -29,6 +33,25 @@ its elements, and a result that is no tensor as an empty one, so that there is o
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One op made ready: everything about it that is the same on every run.
+
+    ``constants`` are the arguments known beforehand, ``computed`` those that are read when the op runs, ``variadic``
+    those of several values. ``results`` are, for each output, the PyTorch dtype of its carrier (``None`` for text) and
+    whether it is rounded to its type.
+    """
+
+    op: Op
+    record: OpDef
+    arithmetic: Arithmetic
+    constants: Mapping[str, Any]
+    computed: tuple[tuple[str, Value], ...]
+    variadic: tuple[tuple[str, tuple[Value, ...]], ...]
+    results: tuple[tuple[torch.dtype | None, bool], ...]
+    dead: tuple[Value, ...]
+
+
 class Runner:
     """Runs one function of a program under one numerics, as often as you like.
 
@@ -37,6 +60,7 @@ class Runner:
 
     Raises:
         UnsupportedOpError: The program holds ops without a record; all of them are named.
+        ExecutionError: A value is declared larger than the memory of this machine.
     """
 
     def __init__(self, program: Program, numerics: Numerics, function: str | None = None) -> None:
@@ -44,9 +68,10 @@ class Runner:
         self.numerics = numerics
         self.function: Function = program.functions[function or program.default]
         _require_records(self.function)
+        require_memory(self.function)
         self._constants: dict[Value, Carried] = {}
         self._weights: dict[Op, list[Any]] = {}
-        self._last_uses: dict[Block, dict[Op, list[Value]]] = {}
+        self._steps: dict[Block, list[_Step]] = {}
 
     def __call__(
         self, inputs: Mapping[str, Tensor | StateCell], observers: Sequence[Observer] = ()
@@ -65,25 +90,30 @@ class Runner:
         return {v.name: r for v, r in zip(self.function.block.outputs, results, strict=True)}
 
     def _run_block(self, block: Block, env: dict[Value, Carried], observers: Sequence[Observer]) -> list[Carried]:
-        dead_after = self._dead_after(block)
-        for op in block.ops:
-            record = TABLE[op.type]
-            arguments = {name: self._argument(name, values, record, env) for name, values in op.inputs.items()}
-            if record.family == "control":
-                results = self._apply(op, self._flow(op, env, observers), arguments)
-            elif op.type.startswith("constexpr_"):
-                if op not in self._weights:
-                    self._weights[op] = self._apply(op, self.numerics.arithmetic(op.dtype), arguments)
-                results = self._weights[op]
+        steps = self._steps.get(block)
+        if steps is None:
+            steps = self._steps[block] = self._prepared(block)
+        for step in steps:
+            arguments = dict(step.constants)
+            for name, value in step.computed:
+                arguments[name] = env[value]
+            for name, values in step.variadic:
+                arguments[name] = tuple(self._read(value, env) for value in values)
+            if step.record.family == "control":
+                results = self._run(step, self._flow(step.op, env, observers), arguments)
+            elif step.op.type.startswith("constexpr_"):
+                if step.op not in self._weights:
+                    self._weights[step.op] = self._stored(step, arguments)
+                results = self._weights[step.op]
             else:
-                results = self._apply(op, self.numerics.arithmetic(op.dtype), arguments)
-            env.update(zip(op.outputs, results, strict=True))
+                results = self._stored(step, arguments)
+            env.update(zip(step.op.outputs, results, strict=True))
             if observers:
-                operands = [t for v in op.operands if isinstance(t := self._read(v, env), Tensor)]
+                operands = [t for v in step.op.operands if isinstance(t := self._read(v, env), Tensor)]
                 seen = [_seen(result) for result in results]
                 for observe in observers:
-                    observe(op, operands, seen)
-            for value in dead_after.get(op, ()):
+                    observe(step.op, operands, seen)
+            for value in step.dead:
                 env.pop(value, None)
         return [self._read(v, env) for v in block.outputs]
 
@@ -96,43 +126,116 @@ class Runner:
 
         return Flow(op.blocks, call)
 
-    def _apply(self, op: Op, arithmetic: Arithmetic | Flow, arguments: dict[str, Any]) -> list[Any]:
+    def _run(self, step: _Step, arithmetic: Arithmetic | Flow, arguments: dict[str, Any]) -> list[Any]:
+        """What the rule of an op returns: not stored yet, but for the results of a control-flow op."""
         try:
-            results = TABLE[op.type].run(arithmetic, **arguments)
-            if not isinstance(results, list | tuple):
-                results = [results]
-            return [self._store(result, value.type) for result, value in zip(results, op.outputs, strict=True)]
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
-            shapes = ", ".join(f"{k}: {' '.join(str(v.type) for v in vs)}" for k, vs in op.inputs.items())
-            source = f"\n  It comes from {op.source}." if op.source else ""
-            raise ExecutionError(
-                f"The op '{op.name}' ({op.type}) failed under the numerics '{self.numerics.name}': {error}\n"
-                f"  Its inputs are {shapes}.{source}\n"
-                "  If the program is valid, this is a fault of nanproof: please report it with the model."
-            ) from error
+            results = step.record.run(arithmetic, **arguments)
+            results = list(results) if isinstance(results, list | tuple) else [results]
+            if len(results) != len(step.op.outputs):
+                raise ValueError(f"it has {len(results)} results, and the program expects {len(step.op.outputs)}")
+        except _FAULTS as error:
+            raise self._failed(step.op, error) from error
+        return results
 
-    def _store(self, result: Any, type: Type) -> Any:
-        if not isinstance(result, Tensor):
-            return result  # the elements of a list were stored before they came into it
-        wanted = carrier(type.dtype)
-        return self.numerics.store(result if result.dtype == wanted else result.to(wanted), type.dtype)
+    def _stored(self, step: _Step, arguments: dict[str, Any]) -> list[Any]:
+        """The results of an op, each in its carrier and rounded to its type."""
+        results = self._run(step, step.arithmetic, arguments)
+        try:
+            for i, (wanted, rounds) in enumerate(step.results):
+                result = results[i]
+                if wanted is None or not isinstance(result, Tensor):
+                    continue  # the elements of a list were stored before they came into it
+                if result.dtype is not wanted:
+                    result = result.to(wanted)
+                results[i] = step.arithmetic.store(result, arguments.values()) if rounds else result
+        except _FAULTS as error:
+            raise self._failed(step.op, error) from error
+        return results
 
-    def _argument(self, name: str, values: tuple[Value, ...], record: OpDef, env: dict[Value, Carried]) -> Any:
-        carried = tuple(self._read(v, env) for v in values)
-        return carried if name in record.variadic else carried[0]
+    def _failed(self, op: Op, error: Exception) -> ExecutionError:
+        shapes = ", ".join(f"{k}: {' '.join(str(v.type) for v in vs)}" for k, vs in op.inputs.items())
+        source = f"\n  It comes from {op.source}." if op.source else ""
+        memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # NumPy's and PyTorch's
+        return ExecutionError(
+            f"The op '{op.name}' ({op.type}) failed under the numerics '{self.numerics.name}': {error}\n"
+            f"  Its inputs are {shapes}.{source}\n"
+            + (
+                "  The memory of this machine is not enough for it: run the model on a larger one."
+                if memory
+                else "  If the program is valid, this is a fault of nanproof: please report it with the model."
+            )
+        )
 
     def _read(self, value: Value, env: Mapping[Value, Carried]) -> Carried:
         if value.const is None:
             return env[value]
         if value not in self._constants:
             self._constants[value] = to_carrier(value.const, value.type.dtype)
+            if isinstance(value.const, np.ndarray):
+                release(value.const)  # the carrier is a copy, and twice as wide
         return self._constants[value]
 
-    def _dead_after(self, block: Block) -> dict[Op, list[Value]]:
-        if block not in self._last_uses:
-            given = self.function.inputs.values() if block is self.function.block else ()
-            self._last_uses[block] = _last_uses(block, given)
-        return self._last_uses[block]
+    def _prepared(self, block: Block) -> list[_Step]:
+        given = self.function.inputs.values() if block is self.function.block else ()
+        last_uses = _last_uses(block, given)
+        makers = {value: op for op in block.ops for value in op.outputs}
+        return [self._step(op, tuple(last_uses.get(op, ())), makers) for op in block.ops]
+
+    def _step(self, op: Op, dead: tuple[Value, ...], makers: Mapping[Value, Op]) -> _Step:
+        record = TABLE[op.type]
+        arithmetic = self.numerics.arithmetic(op.dtype, op.type, of_integers=_multiplies_integers(op, makers))
+        single = {name: values[0] for name, values in op.inputs.items() if name not in record.variadic}
+        moves = record.family == "structural" or arithmetic.keeps
+        rounds = self.numerics.rounds_storage and not (record.picks and moves and _of_one_type(op))
+        return _Step(
+            op=op,
+            record=record,
+            arithmetic=arithmetic,
+            constants={name: self._read(value, {}) for name, value in single.items() if value.const is not None},
+            computed=tuple((name, value) for name, value in single.items() if value.const is None),
+            variadic=tuple((name, values) for name, values in op.inputs.items() if name in record.variadic),
+            results=tuple((_carrier(v), rounds and v.type.dtype is DType.FP16) for v in op.outputs),
+            dead=dead,
+        )
+
+
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What PyTorch, NumPy and the rules raise where arguments do not fit, or a result does not fit into memory."""
+
+
+_FACTORS = {"conv": ("x", "weight"), "linear": ("x", "weight"), "matmul": ("x", "y")}
+_QUANTIZED = {
+    "dequantize": "input",
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_blockwise_shift_scale": "data",
+}
+
+
+def _multiplies_integers(op: Op, makers: Mapping[Value, Op]) -> bool:
+    """Whether both factors of an op's products are 8-bit integers, dequantised right before it."""
+    factors = [op.input(name) for name in _FACTORS.get(op.type, ())]
+    sources = [makers.get(value) if value is not None else None for value in factors]
+    data = [s.input(_QUANTIZED[s.type]) for s in sources if s is not None and s.type in _QUANTIZED]
+    eight_bits = [v for v in data if v is not None and v.type.dtype in (DType.INT8, DType.UINT8)]
+    return bool(factors) and len(eight_bits) == len(factors)
+
+
+def _carrier(value: Value) -> torch.dtype | None:
+    return None if value.type.dtype is DType.STRING else carrier(value.type.dtype)
+
+
+def _of_one_type(op: Op) -> bool:
+    """Whether all floats that an op reads and writes have the same type."""
+    return len({v.type.dtype for v in (*op.operands, *op.outputs) if v.type.dtype.is_float}) <= 1
 
 
 def _seen(result: Any) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nanproof.interpret.execute import Executor
+from nanproof.interpret.inputs import check_inputs
 from nanproof.program import Op, Program
 
 __all__ = ["Range", "Ranges", "observe"]
@@ -118,6 +119,7 @@ def observe(
     for batch in batches:
         recorder = _Recorder()
         outputs.append(executor.once(batch, [recorder]))
-        inputs = {name: Range.of(torch.as_tensor(batch[name])) for name in program.inputs}
+        arrays = check_inputs(program.interface, batch)  # images are tensors there, and defaults are filled in
+        inputs = {name: Range.of(torch.as_tensor(array)) for name, array in arrays.items()}
         total |= Ranges(inputs | recorder.seen, 1)
     return total, outputs

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from nanproof.errors import InputError
 from nanproof.ops import StateCell
-from nanproof.program import Program, Type
+from nanproof.program import Pipeline, Program, Type
 from nanproof.values.floats import carrier, from_carrier, to_carrier
+from nanproof.values.memory import affordable
 
-__all__ = ["State", "make_state"]
+__all__ = ["State", "check_state", "make_state"]
 
 
 @final
@@ -59,17 +60,51 @@ class State:
         return self.cells[name]
 
 
-def make_state(program: Program) -> State:
+def make_state(program: Program | Pipeline, function_name: str | None = None) -> State:
     """A fresh state for a program, all zeros (empty if the program keeps none).
 
+    Args:
+        program: The program.
+        function_name: The function of a multifunction program whose states it holds, if not the default one.
+
     Raises:
-        InputError: The program leaves a dimension of a state open, which Core ML does not allow.
+        InputError: The program leaves a dimension of a state open, which Core ML does not allow, or a state is larger
+            than the memory of this machine.
+        UsageError: There is no such function.
     """
-    return State(program.states)
+    return State(program.using(function_name).states)
+
+
+def check_state(kept: Mapping[str, Type], state: State | None) -> Mapping[str, StateCell]:
+    """The cells of a state, after all checks; none for a program without states.
+
+    Args:
+        kept: Name and type of every state of the program.
+        state: What the caller passed.
+
+    Raises:
+        InputError: A state is needed and was not passed, or it is that of another program.
+    """
+    listed = ", ".join(f"'{name}' ({type})" for name, type in kept.items())
+    if state is None and listed:
+        raise InputError(
+            f"The program keeps the state {listed} from one prediction to the next, and none was passed.\n"
+            "  Make one with nanproof.make_state(program) and pass it as state= to each prediction."
+        )
+    if state is not None and state.types != dict(kept):
+        raise InputError(
+            f"The state that was passed was made for another program: it holds {', '.join(state.types) or 'nothing'}, "
+            f"this program keeps {listed or 'no state'}."
+        )
+    return state.cells if state is not None else {}
 
 
 def _zeros(name: str, type: Type) -> Tensor:
     shape = [d for d in type.shape if isinstance(d, int)]
     if len(shape) != len(type.shape):
         raise InputError(f"The state '{name}' is {type}: a state of unknown size cannot be made.")
-    return torch.zeros(shape, dtype=carrier(type.dtype))
+    dtype = carrier(type.dtype)
+    try:
+        return torch.zeros(affordable(shape, dtype.itemsize), dtype=dtype)
+    except (MemoryError, RuntimeError) as error:  # the second is what PyTorch's allocator raises
+        raise InputError(f"The state '{name}' is {type}: {error}.") from error

@@ -1,8 +1,5 @@
 """The only room that imports coremltools: its frontend, its MIL passes, its file format.
 
-coremltools is imported here, before any module of this room can import a part of it, since the import has to be quiet.
+Whatever needs it imports it by way of :mod:`nanproof.mil.coreml`, since the import has to be quiet. Reading a package
+needs only the messages of the file format (:mod:`nanproof.mil.proto`).
 """
-
-from __future__ import annotations
-
-from nanproof.mil import coreml as coreml

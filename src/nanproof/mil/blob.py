@@ -12,6 +12,7 @@ Data is memory-mapped, so that a program of gigabytes opens at once. Every offse
 
 from __future__ import annotations
 
+import functools
 import struct
 from pathlib import Path
 
@@ -53,12 +54,14 @@ class BlobFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        except FileNotFoundError:
+        if not path.is_file():  # a pipe in its place would block for ever
             raise ModelFileError(
                 f"The weight file '{path}' is missing. An .mlpackage is a folder; copy it whole, with its weights."
-            ) from None
+            )
+        try:
+            self._bytes = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        except OSError as error:
+            raise ModelFileError(f"The weight file '{path}' cannot be opened: {error}.") from error
         except ValueError:
             raise ModelFileError(f"The weight file '{path}' is empty.") from None
         if self._bytes.size < _HEADER_BYTES:
@@ -115,12 +118,27 @@ def unpacked(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     [0, 1, 2, 3, 1]
     """
     bits = dtype.packed_bits or 8
+    table = _table(bits, signed=dtype is DType.INT4)
     if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        elements = (data[:, np.newaxis] >> shifts & np.uint8(2**bits - 1)).reshape(-1)[:count]
-    else:
-        places = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
-        elements = np.packbits(places, axis=1, bitorder="little").reshape(-1)
-    if dtype is not DType.INT4:
-        return elements
-    return (elements << 4).view(np.int8) >> 4  # the fourth bit is the sign
+        chunks = data
+    else:  # three bytes are two chunks of twelve bits
+        padded = np.zeros(-(-data.size // 3) * 3, np.uint16)
+        padded[: data.size] = data
+        chunks = np.empty(padded.size // 3 * 2, np.uint16)
+        chunks[0::2] = padded[0::3] | (padded[1::3] & 15) << 8
+        chunks[1::2] = padded[1::3] >> 4 | padded[2::3] << 4
+    return table[chunks].view(dtype.numpy)[:count]
+
+
+@functools.cache
+def _table(bits: int, *, signed: bool) -> np.ndarray:
+    """The elements of each possible chunk side by side, as one number: a look-up is several times faster than shifts.
+
+    A chunk is a byte, or twelve bits for types of three and six.
+    """
+    width = 8 if 8 % bits == 0 else 12
+    numbers = np.arange(2**width)[:, np.newaxis] >> np.arange(0, width, bits) & 2**bits - 1
+    elements = numbers.astype(np.uint8)
+    if signed:
+        elements = (elements << 4).view(np.int8) >> 4  # the fourth bit is the sign
+    return np.ascontiguousarray(elements).view(f"u{width // bits}").reshape(-1)

@@ -13,7 +13,21 @@ import warnings
 from collections.abc import Generator
 from typing import Any
 
-__all__ = ["ct", "mb", "quiet", "register_torch_op", "torch_ops", "types"]
+__all__ = [
+    "AbstractGraphPass",
+    "CompiledMLModel",
+    "ScopeInfo",
+    "ScopeSource",
+    "block_context_manager",
+    "ct",
+    "mb",
+    "mlmodel",
+    "quiet",
+    "register_pass",
+    "register_torch_op",
+    "torch_ops",
+    "types",
+]
 
 _LOGGER = logging.getLogger("coremltools")
 
@@ -37,6 +51,12 @@ with quiet():
     from coremltools.converters.mil.frontend.torch import ops as _torch_ops
     from coremltools.converters.mil.frontend.torch import torch_op_registry
     from coremltools.converters.mil.mil import types as _types
+    from coremltools.converters.mil.mil.passes import pass_registry
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.helper import block_context_manager
+    from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
+    from coremltools.models import CompiledMLModel
+    from coremltools.models import model as mlmodel
 
 # coremltools makes most of its names at run time (``mb.relu`` stands nowhere in its text), so no checker can know them.
 ct: Any = coremltools
@@ -44,3 +64,4 @@ mb: Any = Builder
 types: Any = _types
 torch_ops: Any = _torch_ops
 register_torch_op: Any = torch_op_registry.register_torch_op
+register_pass: Any = pass_registry.register_pass

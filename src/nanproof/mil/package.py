@@ -14,9 +14,10 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from nanproof.errors import ModelFileError
-from nanproof.mil.coreml import ct, quiet
+from nanproof.mil.proto import Model
 
 __all__ = [
+    "PIPELINES",
     "PackageParts",
     "ScratchFolder",
     "check_destination",
@@ -26,7 +27,12 @@ __all__ = [
     "write_model",
 ]
 
+PIPELINES = frozenset({"pipeline", "pipelineClassifier", "pipelineRegressor"})
+"""Types of a ``Model`` message that hold other models, as ``Model.proto`` names them."""
+
 _MODEL_PREFIX = "@model_path/"
+_MOST_BYTES = 2**31 - 1
+"""Protocol buffers are never larger (their documentation, "Total Size of the Message")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ def open_package(path: str | os.PathLike[str]) -> PackageParts:
     """Open an ``.mlpackage`` and parse its specification. Nothing in it is executed.
 
     Raises:
-        ModelFileError: The path is no package, its parts are missing or damaged, or it holds no ML Program.
+        ModelFileError: The path is no package, its parts are missing or damaged, or it holds neither an ML Program nor
+            a pipeline.
     """
     folder = Path(path)
     if not folder.exists():
@@ -65,13 +72,15 @@ def open_package(path: str | os.PathLike[str]) -> PackageParts:
             hint = " A .mlmodel file holds an older model type: convert again with convert_to='mlprogram'."
         raise ModelFileError(f"'{folder}' is no .mlpackage: it is a file, and an .mlpackage is a folder.{hint}")
     spec_path = _root_model(folder)
-    spec: Any = ct.proto.Model_pb2.Model()
+    spec: Any = Model.Model()
     try:
+        if spec_path.stat().st_size > _MOST_BYTES:
+            raise ModelFileError(f"The model specification '{spec_path}' is larger than 2 GiB, which none can be.")
         spec.ParseFromString(spec_path.read_bytes())
     except (DecodeError, OSError) as error:
         raise ModelFileError(f"The model specification '{spec_path}' cannot be read: {error}.") from error
     kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
+    if kind != "mlProgram" and kind not in PIPELINES:
         found = f"a model of type '{kind}'" if kind else "no model"
         raise ModelFileError(f"'{folder}' holds {found}, not an ML Program. Convert it with convert_to='mlprogram'.")
     return PackageParts(folder, spec, spec_path.parent)
@@ -79,13 +88,13 @@ def open_package(path: str | os.PathLike[str]) -> PackageParts:
 
 def _root_model(folder: Path) -> Path:
     manifest = folder / "Manifest.json"
+    if not manifest.is_file():
+        raise ModelFileError(f"'{folder}' is no .mlpackage: it has no Manifest.json.")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         item = content["itemInfoEntries"][content["rootModelIdentifier"]]
         relative = str(item["path"])
-    except FileNotFoundError:
-        raise ModelFileError(f"'{folder}' is no .mlpackage: it has no Manifest.json.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, OSError, RecursionError) as error:
         raise ModelFileError(f"The manifest '{manifest}' is damaged: {type(error).__name__} {error}.") from error
     spec_path = _inside(folder / "Data", relative, folder)
     if not spec_path.is_file():
@@ -94,12 +103,25 @@ def _root_model(folder: Path) -> Path:
 
 
 def _inside(folder: Path, relative: str, package: Path) -> Path:
-    target = (folder / relative).resolve()
+    """A file of the package by its name, all links followed.
+
+    Raises:
+        ModelFileError: It lies outside of the folder, or no file can have this name.
+    """
+    try:
+        target = (folder / relative).resolve()
+        target.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a zero byte
+        raise ModelFileError(f"'{package}' names a file that cannot be: {_shortened(relative)!r} ({error}).") from error
     if not target.is_relative_to(folder.resolve()):
         raise ModelFileError(
-            f"'{package}' names the file '{relative}', which leads out of the package. It was not opened."
+            f"'{package}' names the file '{_shortened(relative)}', which leads out of the package. It was not opened."
         )
     return target
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:200]}..."
 
 
 class ScratchFolder:
@@ -124,10 +146,13 @@ def write_model(model: Any, path: Path) -> None:
         raise ModelFileError(f"Cannot write the temporary package '{path}': {error}.") from error
 
 
-def mlmodel(path: Path) -> Any:
-    """The package as a coremltools ``MLModel`` that Core ML has not loaded, so that it exists on any OS."""
+def mlmodel(path: Path, *, skip_model_load: bool = True, compute_units: Any = None) -> Any:
+    """The package as a coremltools ``MLModel``; one that Core ML has not loaded exists on any OS."""
+    from nanproof.mil.coreml import ct, quiet  # not before it is needed: reading a package needs no coremltools
+
     with quiet():
-        return ct.models.MLModel(str(path), skip_model_load=True)
+        given = {} if compute_units is None else {"compute_units": compute_units}
+        return ct.models.MLModel(str(path), skip_model_load=skip_model_load, **given)
 
 
 def copy_package(source: Path, path: str | os.PathLike[str]) -> Path:

@@ -1,128 +1,16 @@
-"""The ML Program as data: typed SSA values, ops, blocks and functions.
-
-Plain frozen dataclasses without PyTorch and without coremltools, so that every reading of a program
-(execution, ranges, proof) works on the same small thing, whichever reader filled it.
-Dtype names are those of MIL (``MIL.proto`` and the coremltools text form): ``fp16``, ``int32``, ``bool``.
-"""
+"""Values, ops, blocks, functions, programs, and pipelines of programs."""
 
 from __future__ import annotations
 
-import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
+from nanproof.errors import UsageError
+from nanproof.program.interface import Feature, Interface, Shapes
+from nanproof.program.types import Constant, DType, Kind, Type
 
-__all__ = ["Block", "Constant", "DType", "Function", "Kind", "Op", "Program", "Source", "Type", "Value"]
-
-Array = NDArray[np.generic]
-Constant = Array | str
-"""A compile-time value: an array (0-d for scalars; 1-d for a list, of strings too), or a string such as a ``mode``."""
-
-
-class DType(enum.Enum):
-    """Element type of a tensor, by its MIL name."""
-
-    FP16 = "fp16"
-    FP32 = "fp32"
-    FP64 = "fp64"
-    INT8 = "int8"
-    INT16 = "int16"
-    INT32 = "int32"
-    INT64 = "int64"
-    UINT8 = "uint8"
-    UINT16 = "uint16"
-    UINT32 = "uint32"
-    UINT64 = "uint64"
-    BOOL = "bool"
-    STRING = "string"
-    # Compressed weights only (iOS18). An element is held in a byte here, and packed in a file.
-    INT4 = "int4"
-    UINT1 = "uint1"
-    UINT2 = "uint2"
-    UINT3 = "uint3"
-    UINT4 = "uint4"
-    UINT6 = "uint6"
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the type is a floating-point type."""
-        return self in _FLOATS
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether the type is a signed or unsigned integer type (``bool`` is not)."""
-        return self.value.startswith(("int", "uint"))
-
-    @property
-    def packed_bits(self) -> int | None:
-        """Width of an element in bits if it is less than a byte, so that files pack several into one."""
-        return int(self.value[-1]) if self in _SUB_BYTE else None
-
-    @property
-    def numpy(self) -> np.dtype[np.generic]:
-        """The NumPy dtype of the same width, or of a byte for the types of less than a byte."""
-        return np.dtype(_NUMPY.get(self, self.value))
-
-    @classmethod
-    def of_numpy(cls, dtype: np.dtype[np.generic]) -> DType:
-        """The MIL element type that holds values of a NumPy dtype.
-
-        Raises:
-            KeyError: No MIL type has this width.
-        """
-        return _FROM_NUMPY[np.dtype(dtype)]
-
-
-_FLOATS = frozenset({DType.FP16, DType.FP32, DType.FP64})
-_SUB_BYTE = frozenset({DType.INT4, DType.UINT1, DType.UINT2, DType.UINT3, DType.UINT4, DType.UINT6})
-_NUMPY = {
-    DType.FP16: "float16",
-    DType.FP32: "float32",
-    DType.FP64: "float64",
-    DType.STRING: "str",
-    **{dtype: "int8" if dtype is DType.INT4 else "uint8" for dtype in _SUB_BYTE},
-}
-_FROM_NUMPY = {dtype.numpy: dtype for dtype in DType if dtype not in _SUB_BYTE}
-
-
-class Kind(enum.Enum):
-    """What a value is, beside a tensor."""
-
-    TENSOR = "tensor"
-    LIST = "list"
-    """Tensors of one type in a row, as ``make_list`` makes them, or the labels of a classifier."""
-    STATE = "state"
-    """A tensor that outlives a prediction and is changed in place."""
-    DICTIONARY = "dictionary"
-    """The probabilities of a classifier by label."""
-
-
-@dataclass(frozen=True, slots=True)
-class Type:
-    """Element type and shape of a tensor. An unknown dimension is a string, its symbol (``"?"`` if unnamed).
-
-    Of a list they are those of one element, of a state those of its tensor, of a dictionary those of one of its values.
-    ``length`` is that of a list (``None`` if it is not known), ``keys`` the type of a dictionary's keys.
-    """
-
-    dtype: DType
-    shape: tuple[int | str, ...] = ()
-    kind: Kind = Kind.TENSOR
-    length: int | None = None
-    keys: DType | None = None
-
-    def __str__(self) -> str:
-        dims = ", ".join(str(d) for d in self.shape)
-        element = f"{self.dtype.value}[{dims}]"
-        if self.kind is Kind.TENSOR:
-            return element
-        extra = "" if self.length is None else f", {self.length}"
-        key = "" if self.keys is None else f"{self.keys.value}, "
-        return f"{self.kind.value}<{key}{element}{extra}>"
-
+__all__ = ["Block", "Function", "Op", "Pipeline", "Program", "Source", "Value"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
 
@@ -137,17 +25,20 @@ class Source:
     module: str = ""
 
     @classmethod
-    def of_trace(cls, trace: str, *, module: str = "", below: str = "") -> Source | None:
+    def of_trace(cls, trace: str, *, module: str = "", libraries: Sequence[str] = ()) -> Source | None:
         """The innermost frame of a Python stack trace, as text.
 
         Args:
             trace: The trace, as torch.export keeps it with each node.
             module: Module path in the model.
-            below: Folder of a library whose frames count only if there are no others.
+            libraries: Folders whose frames count only if there are no others, those of the first one least of all.
         """
         frames = list(_FRAME.finditer(trace))
-        own = [f for f in frames if not below or not f["file"].startswith(below)] or frames
-        return cls(own[-1]["file"], int(own[-1]["line"]), own[-1]["code"].strip(), module) if own else None
+        for count in range(len(libraries), -1, -1):
+            own = [f for f in frames if not f["file"].startswith(tuple(libraries[:count]))]
+            if own:
+                return cls(own[-1]["file"], int(own[-1]["line"]), own[-1]["code"].strip(), module)
+        return None
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}"
@@ -235,12 +126,30 @@ class Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A callable of the program: named inputs, one block, the opset it was written for (``"CoreML7"``)."""
+    """A callable of the program: named inputs, one block, the opset it was written for (``"CoreML7"``).
+
+    ``described`` is what the file says about its interface; programs that come from no file have nothing to say.
+    """
 
     name: str
     inputs: Mapping[str, Value]
     block: Block
     opset: str = ""
+    described: Interface | None = None
+
+    @property
+    def interface(self) -> Interface:
+        """What the function takes and gives: as described, or as its types have it."""
+        if self.described is not None:
+            return self.described
+        inputs = (v for v in self.inputs.values() if v.type.kind is not Kind.STATE)
+        return Interface({v.name: _typed(v) for v in inputs}, {v.name: _typed(v) for v in self.block.outputs})
+
+
+def _typed(value: Value) -> Feature:
+    dims = [d for d in value.type.shape if isinstance(d, int)]
+    known = value.type.kind is Kind.TENSOR and len(dims) == len(value.type.shape)
+    return Feature(value.name, value.type, Shapes(tuple(dims)) if known else Shapes())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -254,6 +163,23 @@ class Program:
     def main(self) -> Function:
         """The default function."""
         return self.functions[self.default]
+
+    @property
+    def interface(self) -> Interface:
+        """What the default function takes and gives, images, optional inputs and flexible shapes included."""
+        return self.main.interface
+
+    def using(self, function_name: str | None) -> Program:
+        """The same program with another default function; itself for ``None``.
+
+        Raises:
+            UsageError: There is no such function.
+        """
+        if function_name is None or function_name == self.default:
+            return self
+        if function_name not in self.functions:
+            raise UsageError(f"There is no function '{function_name}'. The program holds {', '.join(self.functions)}.")
+        return Program(self.functions, function_name)
 
     @property
     def inputs(self) -> Mapping[str, Type]:
@@ -280,6 +206,42 @@ class Program:
         for function in self.functions.values():
             args = ", ".join(str(v) for v in function.inputs.values())
             lines.append(f"{function.name}[{function.opset}]({args})")
-            lines.extend(f"  {op}" for op in function.block.walk())
+            lines.extend(f"  {op}" + (f"  # {op.source}" if op.source else "") for op in function.block.walk())
             lines.append("  -> " + ", ".join(f"%{v.name}" for v in function.block.outputs))
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """ML Programs that run one after the other: each takes the inputs of the whole and what earlier stages gave.
+
+    ``stages`` are by name, in the order in which they run.
+    """
+
+    stages: Mapping[str, Program]
+    interface: Interface
+
+    @property
+    def inputs(self) -> Mapping[str, Type]:
+        """Name and type of every input, in order."""
+        return {name: feature.type for name, feature in self.interface.inputs.items()}
+
+    @property
+    def outputs(self) -> Mapping[str, Type]:
+        """Name and type of every output, in order."""
+        return {name: feature.type for name, feature in self.interface.outputs.items()}
+
+    @property
+    def states(self) -> Mapping[str, Type]:
+        """None: whether Core ML lets the stage of a pipeline keep states is not documented."""
+        return {}
+
+    def using(self, function_name: str | None) -> Pipeline:
+        """Itself, for ``None``.
+
+        Raises:
+            UsageError: A function was asked for: its stages run their default functions.
+        """
+        if function_name is not None:
+            raise UsageError(f"There is no function '{function_name}': this is a pipeline, which has no functions.")
+        return self
