@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -61,14 +61,14 @@ class Call:
             return False
         return True
 
-    def run(self, numerics: str) -> list[np.ndarray]:
+    def run(self, numerics: str, types: Sequence[Type] | None = None) -> list[np.ndarray]:
         """The stored results, one for each output, in the NumPy dtypes of the declared types."""
-        program, inputs = self.program()
+        program, inputs = self.program(types)
         return list(Executor(program, numerics)(inputs).values())
 
-    def carried(self, numerics: str) -> list[Tensor]:
+    def carried(self, numerics: str, types: Sequence[Type] | None = None) -> list[Tensor]:
         """The stored results as the executor holds them."""
-        program, inputs = self.program()
+        program, inputs = self.program(types)
         seen: list[Tensor] = []
         Executor(program, get(numerics))(inputs, [lambda op, operands, results: seen.extend(results)])
         return seen
@@ -84,8 +84,12 @@ class Call:
         results = self.record.run(SingleInside(), **arguments)
         return [results] if isinstance(results, Tensor) else list(results)
 
-    def program(self) -> tuple[Program, dict[str, np.ndarray]]:
-        """The one-op program, and its inputs: tensors are inputs of the function, scalars and strings constants."""
+    def program(self, types: Sequence[Type] | None = None) -> tuple[Program, dict[str, np.ndarray]]:
+        """The one-op program, and its inputs: tensors are inputs of the function, scalars and strings constants.
+
+        ``types`` are those of the outputs, by default what coremltools infers.
+        """
+        types = self.inferred().types if types is None else types
         tensors: dict[str, np.ndarray] = {}
         values: dict[str, Value] = {}
         arguments: dict[str, tuple[Value, ...]] = {}
@@ -99,7 +103,7 @@ class Call:
                     value = values[label] = Value(label, _type_of(array))
                     tensors[label] = array
                 arguments[name] = (*arguments[name], value)
-        outputs = tuple(Value(f"out_{i}", t) for i, t in enumerate(self.inferred().types))
+        outputs = tuple(Value(f"out_{i}", t) for i, t in enumerate(types))
         block = Block(tuple(values.values()), (Op(self.record.name, "call", arguments, outputs),), outputs)
         return Program({"main": Function("main", values, block)}), tensors
 

@@ -11,7 +11,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813 - the name of its documentation
-from coremltools.converters.mil.mil import Function, types
+from coremltools.converters.mil.mil import Function, Operation, types
 from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from coremltools.converters.mil.mil.types.type_mapping import nptype_from_builtin
 
@@ -43,6 +43,12 @@ def revisions_of(name: str) -> tuple[str, ...]:
     versions = SSAOpRegistry.core_ops[name]
     classes = [(o, versions[getattr(ct.target, o)]) for o in opsets_of(name)]
     return tuple(new for (_, before), (new, after) in pairwise(classes) if after is not before)
+
+
+def has_value_inference(name: str) -> bool:
+    """Whether coremltools folds the op in some opset."""
+    versions = SSAOpRegistry.core_ops.get(name, {}).values()
+    return any(version.value_inference is not Operation.value_inference for version in versions)
 
 
 def input_names(name: str, opset: str) -> tuple[str, ...]:

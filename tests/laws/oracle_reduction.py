@@ -45,7 +45,7 @@ def _cumsum(x: np.ndarray, axis: int = 0, exclusive: bool = False, reverse: bool
     for i in range(size):
         span = (i + bool(exclusive), size) if reverse else (0, i + 1 - bool(exclusive))
         parts.append(rows[slice(*span)].sum(0))
-    return np.moveaxis(np.stack(parts), 0, int(axis)).astype(x.dtype)
+    return np.moveaxis(np.stack(parts), 0, int(axis)).astype(x.dtype) if parts else x
 
 
 ORACLES: dict[str, Callable[..., Any]] = {

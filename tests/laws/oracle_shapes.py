@@ -37,7 +37,7 @@ def _squeeze(x: Array, axes: Array | None = None) -> Array:
 
 
 def _concat(values: Sequence[Array], axis: int, interleave: bool = False) -> Array:
-    if not interleave:
+    if not interleave or not values[0].shape[axis]:
         return np.concatenate(values, axis)
     rows = [np.moveaxis(v, axis, 0) for v in values]
     return np.moveaxis(np.stack([row for group in zip(*rows, strict=True) for row in group]), 0, axis)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from nanproof.numerics.arithmetic import HalfInside, SingleInside
+from nanproof.numerics.arithmetic import ConvSettings, SingleInside
+from nanproof.numerics.half import HalfInside
 
 HALF, SINGLE = HalfInside(), SingleInside()
 
@@ -111,7 +112,8 @@ def test_mean_divides_the_sum() -> None:
 # Convolution
 
 
-Settings = tuple[Sequence[int], Sequence[int], int]
+Settings = tuple[Any, ...]
+"""Strides, dilations, groups, and perhaps a padding."""
 
 CONVOLUTIONS = [
     # input, weight, (strides, dilations, groups)
@@ -122,12 +124,16 @@ CONVOLUTIONS = [
     ((1, 4, 7, 7), (2, 2, 1, 1), ([3, 2], [1, 1], 2)),
     ((1, 2, 4, 5, 4), (3, 2, 2, 3, 2), ([1, 1, 1], [1, 1, 1], 1)),
     ((2, 4, 5, 6, 5), (4, 2, 2, 2, 1), ([2, 1, 3], [1, 2, 1], 2)),
+    ((1, 2, 5), (3, 2, 3), ([2], [1], 1, [1])),
+    ((1, 4, 5, 6), (4, 2, 3, 3), ([1, 2], [1, 2], 2, [1, 3])),
 ]
 
 
 def windows(x: np.ndarray, weight: np.ndarray, settings: Settings) -> np.ndarray:
     """The window under every output: ``(batch, out channels, *out, in channels of the group, *kernel)``."""
-    strides, dilations, groups = settings
+    strides, dilations, groups, *padding = settings
+    for ends in padding:
+        x = np.pad(x, [(0, 0), (0, 0), *((end, end) for end in ends)])
     kernel = weight.shape[2:]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     sizes = [(n - s) // t + 1 for n, s, t in zip(x.shape[2:], spans, strides, strict=True)]
@@ -149,10 +155,10 @@ def test_convolutions(shape: tuple[int, ...], kernel: tuple[int, ...], settings:
         spread.reshape(*spread.shape[:-taps], -1).astype(np.float64),
         weight.reshape(kernel[0], -1).astype(np.float64),
     )
-    single = SINGLE.conv(carried(x), carried(weight), settings)
+    single = SINGLE.conv(carried(x), carried(weight), None, ConvSettings(*settings))
     np.testing.assert_allclose(single.numpy(), wide, rtol=1e-5, atol=1e-5)
 
     fused = np.empty(wide.shape, np.float16)
     for index in np.ndindex(*wide.shape):
         fused[index] = fused_sum(spread[index], weight[index[1]])
-    assert_bits(HALF.conv(carried(x), carried(weight), settings), fused)
+    assert_bits(HALF.conv(carried(x), carried(weight), None, ConvSettings(*settings)), fused)

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nanproof.numerics.arithmetic import Arithmetic, HalfInside, SingleInside
+from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.numerics.half import HalfInside
 from nanproof.ops import TABLE
 from nanproof.values.floats import round_fp16
+from tests.laws.draws import budget, windows
 from tests.laws.oracle_contraction import ORACLES
 
 SINGLE, HALF = SingleInside(), HalfInside()
-examples = settings(max_examples=50, deadline=None, derandomize=True)
+examples = budget(50)
 sizes = st.integers(1, 5)
 
 
@@ -35,19 +37,6 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def close(ours: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(ours.double(), expected.double(), rtol=1e-5, atol=1e-5, equal_nan=True)
-
-
-@st.composite
-def windows(draw: st.DrawFn) -> dict[str, Any]:
-    """Sizes, kernel, strides, dilations and symmetric padding of 1 to 3 dimensions, such that a window fits."""
-    rank = draw(st.integers(1, 3))
-    some = st.lists(st.integers(1, 3), min_size=rank, max_size=rank)
-    kernel, strides, dilations = draw(some), draw(some), draw(some)
-    pad = draw(st.lists(st.integers(0, 3), min_size=rank, max_size=rank))
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    rest = draw(st.lists(st.integers(0, 4), min_size=rank, max_size=rank))
-    shape = [max(1, r - 2 * p) + e for r, p, e in zip(reach, pad, rest, strict=True)]
-    return {"shape": shape, "kernel": kernel, "strides": strides, "dilations": dilations, "pad": pad}
 
 
 def both_sides(pad: list[int]) -> list[int]:

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from nanproof.numerics.arithmetic import HalfInside, SingleInside
+from nanproof.numerics import get
+from nanproof.numerics.arithmetic import SingleInside
+from nanproof.numerics.half import HalfInside
 from nanproof.ops import TABLE
 from tests.laws.calls import Call
 
 Half = np.float16
+STRICT = get("strict", exact=True)
 
 
 def strict(name: str, **inputs: Any) -> np.ndarray:
-    (result,) = Call(TABLE[name], 0, inputs, half=True).run("strict")
+    (result,) = Call(TABLE[name], 0, inputs, half=True).run(STRICT)
     assert result.dtype == Half
     return result
 
@@ -91,7 +94,7 @@ def test_log_sum_exp_rounds_every_step() -> None:
     np.testing.assert_array_equal(strict("reduce_log_sum_exp", x=x, axes=np.array([1], np.int32)), expected)
 
 
-@pytest.mark.parametrize("numerics", ["reference", "gpu", "strict"])
+@pytest.mark.parametrize("numerics", ["reference", "gpu", "strict", "cpu", STRICT, get("cpu", exact=True)], ids=str)
 @pytest.mark.parametrize("name", ["softmax", "reduce_log_sum_exp"])
 def test_a_fully_masked_row_is_nan(name: str, numerics: str) -> None:
     inputs = {"x": np.array([[-np.inf] * 3, [-np.inf, 0, 1]], Half)}
@@ -125,7 +128,7 @@ def test_integers_divide_without_trapping() -> None:
     x, y = np.array([-(2**31), 7, -7, 7], np.int32), np.array([-1, 0, 2, -2], np.int32)
     expected = {"floor_div": [-(2**31), 0, -4, -4], "mod": [0, 0, 1, -1], "real_div": [-(2**31), 0, -3, -3]}
     for name, values in expected.items():
-        (result,) = Call(TABLE[name], 0, {"x": x, "y": y}).run("strict")
+        (result,) = Call(TABLE[name], 0, {"x": x, "y": y}).run(STRICT)
         assert result.tolist() == values
 
 
@@ -162,7 +165,7 @@ def test_recurrent_steps_round_to_binary16() -> None:
     call = Call(
         TABLE["rnn"], 0, {"x": x, "initial_h": np.zeros((1, 1), Half), **weights, "output_sequence": True}, True
     )
-    rows, last = call.run("strict")
+    rows, last = call.run(STRICT)
     h, expected = Half(0), []
     for value in x.reshape(-1):
         h = rounded(np.tanh, (w * value + b) + r * h)[()]

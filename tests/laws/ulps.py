@@ -49,14 +49,14 @@ def is_finite(point: tuple[Any, ...]) -> bool:
     return all(np.isfinite(p) for p in point if isinstance(p, float))
 
 
-def condition(record: OpDef, point: tuple[Any, ...], value: Any) -> float:
-    """How much a relative change of the first argument is amplified, at most 128.
+def condition(record: OpDef, point: tuple[Any, ...], value: Any, place: int = 0) -> float:
+    """How much a relative change of one argument, by default the first, is amplified, at most 128.
 
     A float32 implementation rounds its inner arguments (``1.702 * x``), and may lose this factor.
     """
     step = mp.mpf(2) ** -40
     with mp.workprec(200):
-        moved = exact_value(record, (mp.mpf(point[0]) * (1 + step), *point[1:]))
+        moved = exact_value(record, (*point[:place], mp.mpf(point[place]) * (1 + step), *point[place + 1 :]))
         if moved is None or value == 0:
             return 0.0
         return float(min(abs((moved - value) / value) / step, 128))

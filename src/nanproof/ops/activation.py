@@ -2,7 +2,8 @@
 
 An activation without numeric parameters is one function with one rounding, under ``strict`` too: measured on Apple's
 CPU, such activations are correctly rounded within 1.5 ulp (device facts C3), and ``softplus`` is computed in float32
-(C6). A parametrised activation is the formula of its documentation, step by step.
+(C6). The Neural Engine evaluates many of them by table. A parametrised activation is the formula of its documentation,
+step by step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
 from nanproof.ops.record import Note, OpDef, Sample, float_block, op, parametric, unary
 
-__all__ = ["OPS"]
+__all__ = ["OPS", "softmax"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -28,7 +29,9 @@ __all__ = ["OPS"]
 
 
 def _gelu(arithmetic: Arithmetic, x: Tensor, mode: str = "EXACT") -> Tensor:
-    return _GELU[mode](x)
+    # The table of a unit serves both forms of one function (device facts L4); the third is another function.
+    name = "gelu" if mode in ("EXACT", "TANH_APPROXIMATION") else f"gelu {mode}"
+    return arithmetic.function(name, _GELU[mode], x)
 
 
 # Each form avoids the cancellation of the documented one, 1 + erf(..) or 1 + tanh(..), in the negative tail:
@@ -61,7 +64,7 @@ def _prelu(arithmetic: Arithmetic, x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _scaled_tanh(arithmetic: Arithmetic, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    return alpha * arithmetic.round(torch.tanh(arithmetic.round(beta * x)))
+    return alpha * arithmetic.round(arithmetic.function("tanh", torch.tanh, arithmetic.round(beta * x)))
 
 
 def _sigmoid_hard(arithmetic: Arithmetic, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -70,20 +73,21 @@ def _sigmoid_hard(arithmetic: Arithmetic, x: Tensor, alpha: Tensor, beta: Tensor
 
 def _softplus_parametric(arithmetic: Arithmetic, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     inner = arithmetic.round(_of_channels(beta, x) * x)
-    return _of_channels(alpha, x) * arithmetic.round(F.softplus(inner))
+    return _of_channels(alpha, x) * arithmetic.round(arithmetic.function("softplus", F.softplus, inner))
 
 
 def _thresholded_relu(arithmetic: Arithmetic, x: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(x < alpha, torch.zeros_like(x), x)
 
 
-def _softmax(arithmetic: Arithmetic, x: Tensor, axis: Tensor | int = -1) -> Tensor:
-    dim = int(axis)
-    if isinstance(arithmetic, SingleInside):
+def softmax(arithmetic: Arithmetic, x: Tensor, axis: Tensor | int = -1) -> Tensor:
+    """``exp(x - max(x))``, divided by its sum over ``axis``."""
+    dim, steps, x = int(axis), arithmetic.steps, arithmetic.decoded(x)
+    if isinstance(steps, SingleInside):
         return torch.softmax(x, dim)  # the same steps, fused
     # A row of -inf is NaN here, as IEEE has it: -inf - -inf.
-    powers = arithmetic.round(torch.exp(arithmetic.round(x - torch.amax(x, dim, keepdim=True))))
-    return powers / arithmetic.sum(powers, [dim], keepdim=True)
+    powers = steps.round(torch.exp(steps.round(x - torch.amax(x, dim, keepdim=True))))
+    return powers / steps.sum(powers, [dim], keepdim=True)
 
 
 def _of_channels(parameter: Tensor, x: Tensor) -> Tensor:
@@ -191,7 +195,7 @@ OPS: tuple[OpDef, ...] = (
         revisions=("iOS17",),
     ),
     op("prelu", "activation", _prelu, _prelu_samples, revisions=("iOS17",)),
-    unary("relu", torch.relu, exact=lambda x: max(x, 0), increasing=True),
+    unary("relu", torch.relu, exact=lambda x: max(x, 0), increasing=True, picks=True),
     unary("relu6", F.relu6, exact=lambda x: min(max(x, 0), 6), increasing=True),
     parametric(
         "scaled_tanh",
@@ -209,7 +213,7 @@ OPS: tuple[OpDef, ...] = (
         revisions=("iOS17",),
     ),
     unary("silu", F.silu, exact=lambda x: x * _exact_sigmoid(x)),
-    op("softmax", "softmax", _softmax, _softmax_samples),
+    op("softmax", "softmax", softmax, _softmax_samples),
     unary("softplus", F.softplus, exact=_exact_softplus, increasing=True),
     op(
         "softplus_parametric",

@@ -82,8 +82,8 @@ OPS: tuple[OpDef, ...] = (
     binary("floor_div", _floor_div, exact=_exact_floor_div, integers=_integers(-7)),
     binary("mod", _mod, exact=lambda x, y: x - y * _exact_floor_div(x, y), integers=_integers(-7)),
     # Like NumPy, and unlike `x > y ? x : y` of MIL's documentation, NaN in either operand wins.
-    binary("maximum", torch.maximum, exact=max, integers=_integers(-7)),
-    binary("minimum", torch.minimum, exact=min, integers=_integers(-7)),
+    binary("maximum", torch.maximum, exact=max, picks=True, integers=_integers(-7)),
+    binary("minimum", torch.minimum, exact=min, picks=True, integers=_integers(-7)),
     binary(
         "pow",
         _pow,

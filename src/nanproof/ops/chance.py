@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops.record import Note, OpDef, Sample, float_block, ints, op
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS"]
 
@@ -20,7 +21,7 @@ def _generator(seed: Tensor | int) -> torch.Generator:
 
 
 def _uniform(shape: Tensor, seed: Tensor | int) -> Tensor:
-    return torch.rand(ints(shape), generator=_generator(seed))
+    return torch.rand(affordable(ints(shape)), generator=_generator(seed))
 
 
 def _random_bernoulli(
@@ -36,7 +37,7 @@ def _random_normal(
     stddev: Tensor | float = 1.0,
     seed: Tensor | int = -1,
 ) -> Tensor:
-    return torch.randn(ints(shape), generator=_generator(seed)) * stddev + mean
+    return torch.randn(affordable(ints(shape)), generator=_generator(seed)) * stddev + mean
 
 
 def _random_uniform(
@@ -59,7 +60,7 @@ def _random_categorical(
     logits = torch.log(x) if mode == "probs" else x
     # The largest of logits plus Gumbel noise is distributed as the softmax says. Unlike torch.multinomial it goes on
     # where a logit is NaN, so that the NaN is seen and reported.
-    uniform = torch.rand((*x.shape[:-1], int(size), x.shape[-1]), generator=_generator(seed))
+    uniform = torch.rand(affordable((*x.shape[:-1], int(size), x.shape[-1])), generator=_generator(seed))
     return (logits.unsqueeze(-2) - torch.log(-torch.log(uniform))).argmax(-1).float()
 
 

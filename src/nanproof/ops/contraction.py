@@ -8,9 +8,11 @@ from itertools import product
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.numerics.arithmetic import Arithmetic, ConvSettings, SingleInside
+from nanproof.ops.activation import softmax
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, op
 from nanproof.ops.windows import Padding, pad_spatial, paddings
 
@@ -24,6 +26,9 @@ def _matmul(
     transpose_x: Tensor | bool = False,
     transpose_y: Tensor | bool = False,
 ) -> Tensor:
+    if x.dtype != y.dtype:  # iOS17 takes operands of different types
+        common = torch.promote_types(x.dtype, y.dtype)
+        x, y = x.to(common), y.to(common)
     x_is_vector, y_is_vector = x.dim() == 1, y.dim() == 1
     left = x.unsqueeze(0) if x_is_vector else x.mT if flag(transpose_x) else x
     right = y.unsqueeze(1) if y_is_vector else y.mT if flag(transpose_y) else y
@@ -42,8 +47,8 @@ def _matmul_samples() -> Iterable[Sample]:
 
 
 def _linear(arithmetic: Arithmetic, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    result = _matmul(arithmetic, x, weight, transpose_y=True)
-    return result if bias is None else arithmetic.round(result) + bias
+    # iOS17 allows weights of another type than x, of integers too; the result has the type of x.
+    return arithmetic.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def _linear_samples() -> Iterable[Sample]:
@@ -52,6 +57,7 @@ def _linear_samples() -> Iterable[Sample]:
     yield Sample({"x": float_block(2, 3, 4), "weight": weight})
     yield Sample({"x": float_block(4), "weight": weight, "bias": bias})
     yield Sample({"x": int_block(2, 3), "weight": int_block(4, 3, seed=1), "bias": int_block(4, seed=2)})
+    yield Sample({"x": float_block(2, 3), "weight": int_block(4, 3, seed=1), "bias": int_block(4, seed=2)})
 
 
 def _einsum(arithmetic: Arithmetic, values: Sequence[Tensor], equation: str) -> Tensor:
@@ -91,10 +97,6 @@ def _einsum_samples() -> Iterable[Sample]:
 # Convolutions
 
 
-def _add_bias(arithmetic: Arithmetic, x: Tensor, bias: Tensor | None) -> Tensor:
-    return x if bias is None else arithmetic.round(x) + bias.reshape(-1, *(1,) * (x.dim() - 2))
-
-
 def _conv(
     arithmetic: Arithmetic,
     x: Tensor,
@@ -110,8 +112,12 @@ def _conv(
     step = [1] * len(kernel) if strides is None else ints(strides)
     spread = [1] * len(kernel) if dilations is None else ints(dilations)
     amounts = [0] * 2 * len(kernel) if pad is None else ints(pad)
-    padded = pad_spatial(x, paddings(pad_type, amounts, x.shape[2:], kernel, step, spread))
-    return _add_bias(arithmetic, arithmetic.conv(padded, weight, (step, spread, int(groups))), bias)
+    padding = paddings(pad_type, amounts, x.shape[2:], kernel, step, spread)
+    if any(p.before != p.after or p.before < 0 for p in padding):
+        return arithmetic.conv(pad_spatial(x, padding), weight, bias, ConvSettings(step, spread, int(groups)))
+    # To pad is to copy; the same on both ends is padded on the way.
+    ends = [p.before for p in padding]
+    return arithmetic.conv(x, weight, bias, ConvSettings(step, spread, int(groups), ends if any(ends) else ()))
 
 
 def _conv_samples() -> Iterable[Sample]:
@@ -151,20 +157,28 @@ def _conv_transpose(
     dilations: Tensor | None = None,
     groups: Tensor | int = 1,
 ) -> Tensor:
-    """A convolution with the mirrored kernel over the input with ``stride - 1`` zeros between its elements."""
+    """A convolution with the mirrored kernel over the input with ``stride - 1`` zeros between its elements.
+
+    In float32 PyTorch's own operator computes the same, without multiplying by the zeros.
+    """
     kernel = weight.shape[2:]
     step = [1] * len(kernel) if strides is None else ints(strides)
     spread = [1] * len(kernel) if dilations is None else ints(dilations)
     amounts = [0] * 2 * len(kernel) if pad is None else ints(pad)
     wanted = None if output_shape is None else ints(output_shape)[2:]
     cuts = _transposed_cuts(pad_type, amounts, x.shape[2:], kernel, (step, spread), wanted)
+    if isinstance(arithmetic, SingleInside):
+        transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[len(kernel)]
+        whole = transpose(x, weight, None, tuple(step), 0, 0, int(groups), tuple(spread))
+        cut = pad_spatial(whole, [Padding(-c.before, -c.after) for c in cuts])
+        return cut if bias is None else cut + bias.reshape(-1, *(1,) * len(kernel))
     reach = [(k - 1) * d for k, d in zip(kernel, spread, strict=True)]
     spaced = _spaced(x, step)
     spaced = pad_spatial(spaced, [Padding(r - cut.before, r - cut.after) for r, cut in zip(reach, cuts, strict=True)])
     # (in, out / groups, *kernel) → (out, in / groups, *kernel), each group by itself.
     mirrored = weight.flip(list(range(2, weight.dim())))
     mirrored = mirrored.reshape(int(groups), -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-    return _add_bias(arithmetic, arithmetic.conv(spaced, mirrored, ([1] * len(kernel), spread, int(groups))), bias)
+    return arithmetic.conv(spaced, mirrored, bias, ConvSettings([1] * len(kernel), spread, int(groups)))
 
 
 def _spaced(x: Tensor, strides: Sequence[int]) -> Tensor:
@@ -248,9 +262,7 @@ def _attention(
         scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         scores = rounded(scores + attn_mask)
-    weights = rounded(torch.exp(rounded(scores - scores.amax(-1, keepdim=True))))
-    weights = rounded(weights / rounded(arithmetic.sum(weights, [-1], keepdim=True)))
-    return arithmetic.matmul(weights, value)
+    return arithmetic.matmul(rounded(softmax(arithmetic, scores)), value)
 
 
 def _attention_samples() -> Iterable[Sample]:

@@ -20,6 +20,7 @@ from nanproof.ops.record import (
     int_block,
     op,
     parametric,
+    scalar,
     structural,
     unary,
 )
@@ -35,7 +36,7 @@ _LOG_EPSILON = 2.0**-149
 
 
 def _clip(arithmetic: Arithmetic, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    return torch.clamp(x, alpha, beta)
+    return torch.clamp(x, scalar(alpha), scalar(beta))
 
 
 def _threshold(arithmetic: Arithmetic, x: Tensor, alpha: Tensor) -> Tensor:
@@ -43,15 +44,15 @@ def _threshold(arithmetic: Arithmetic, x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _inverse(arithmetic: Arithmetic, x: Tensor, epsilon: Tensor | float = 1e-4) -> Tensor:
-    return torch.reciprocal(arithmetic.round(x + epsilon))
+    return arithmetic.function("inverse", torch.reciprocal, arithmetic.round(x + epsilon))
 
 
 def _log(arithmetic: Arithmetic, x: Tensor, epsilon: Tensor | float = _LOG_EPSILON) -> Tensor:
-    return torch.log(arithmetic.round(x + epsilon))
+    return arithmetic.function("log", torch.log, arithmetic.round(x + epsilon))
 
 
 def _rsqrt(arithmetic: Arithmetic, x: Tensor, epsilon: Tensor | float = 1e-12) -> Tensor:
-    return torch.rsqrt(arithmetic.round(x + epsilon))
+    return arithmetic.function("rsqrt", torch.rsqrt, arithmetic.round(x + epsilon))
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ def _threshold_integers() -> Iterable[Sample]:
 
 
 OPS: tuple[OpDef, ...] = (
-    unary("abs", torch.abs, exact=abs, integers=True),
+    unary("abs", torch.abs, exact=abs, picks=True, integers=True),
     unary("acos", torch.acos, exact=mp.acos, increasing=False, domain=(-1, 1)),
     unary("asin", torch.asin, exact=mp.asin, increasing=True, domain=(-1, 1)),
     unary("atan", torch.atan, exact=mp.atan, increasing=True),
@@ -164,6 +165,7 @@ OPS: tuple[OpDef, ...] = (
         _clip,
         exact=lambda x, alpha, beta: min(max(x, alpha), beta),
         increasing=True,
+        picks=True,
         parameters=[{"alpha": -2, "beta": 11}, {"alpha": -1e30, "beta": 0.1}],
         revisions=("iOS17",),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops.record import Note, OpDef, Sample, float_block, int_block, ints, op
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS"]
 
@@ -20,7 +22,7 @@ def _i32(*values: int) -> np.ndarray:
 
 
 def _full(shape: list[int], value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).expand(shape).clone()
+    return torch.as_tensor(value).expand(affordable(shape)).clone()
 
 
 def _fill(arithmetic: Arithmetic, shape: Tensor, value: Tensor | float = 0.0) -> Tensor:
@@ -53,7 +55,10 @@ def _shape_samples() -> Iterable[Sample]:
 
 
 def _range_1d(arithmetic: Arithmetic, end: Tensor, start: Tensor, step: Tensor) -> Tensor:
-    return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
+    first, last, stride = start.item(), end.item(), step.item()
+    if stride and math.isfinite((last - first) / stride):  # PyTorch says what is wrong with the others
+        affordable([max(0, math.ceil((last - first) / stride))])
+    return torch.arange(first, last, stride, dtype=start.dtype)
 
 
 def _range_1d_samples() -> Iterable[Sample]:
@@ -68,6 +73,7 @@ def _pad(
     amounts = ints(pad)
     padded = range(x.dim() - len(amounts) // 2, x.dim())
     pairs = list(zip(amounts[::2], amounts[1::2], strict=True))
+    affordable([*x.shape[: padded.start], *(x.shape[d] + sum(pair) for d, pair in zip(padded, pairs, strict=True))])
     if mode == "constant":
         flat = [amount for pair in reversed(pairs) for amount in pair]  # PyTorch counts dimensions from the last
         return F.pad(x, flat, value=float(constant_val))
@@ -113,6 +119,7 @@ def _band_part_samples() -> Iterable[Sample]:
 
 def _space_to_batch(arithmetic: Arithmetic, x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
     top, bottom, left, right = ints(paddings)
+    affordable([*x.shape[:2], x.shape[2] + top + bottom, x.shape[3] + left + right])
     x = F.pad(x, [left, right, top, bottom])
     n, c, h, w = x.shape
     a, b = ints(block_shape)
@@ -141,7 +148,7 @@ OPS: tuple[OpDef, ...] = (
     op("shape", "generator", _shape, _shape_samples),
     op("range_1d", "generator", _range_1d, _range_1d_samples),
     # Every element is one of x or the constant, so these select.
-    op("pad", "select", _pad, _pad_samples),
-    op("band_part", "select", _band_part, _band_part_samples, notes=(_BAND,)),
-    op("space_to_batch", "select", _space_to_batch, _space_to_batch_samples),
+    op("pad", "select", _pad, _pad_samples, picks=True),
+    op("band_part", "select", _band_part, _band_part_samples, picks=True, notes=(_BAND,)),
+    op("space_to_batch", "select", _space_to_batch, _space_to_batch_samples, picks=True),
 )

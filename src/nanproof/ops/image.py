@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, ints, op, structural
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS"]
 
@@ -58,6 +59,7 @@ _GRIDS: dict[str, Grid] = {
 def _linear(arithmetic: Arithmetic, x: Tensor, dim: int, count: int, grid: Grid) -> Tensor:
     """``x`` resized along one dimension, each sample between its two neighbours."""
     size = x.shape[dim]
+    affordable([x.numel() // max(1, size), count])
     points = grid(size, count).clamp(0, size - 1)
     lower = points.floor().long()
     if torch.equal(points, lower.double()):
@@ -74,6 +76,7 @@ def _bilinear(arithmetic: Arithmetic, x: Tensor, height: int, width: int, grid: 
     if isinstance(arithmetic, SingleInside) and (aligned or grid is _centre):
         sizes = zip(x.shape[-2:], (height, width), strict=True)
         if all(_is_exact_in_float32(size - aligned, count - aligned) for size, count in sizes):
+            affordable([*x.shape[:-2], height, width])
             image = x.reshape(1, -1, *x.shape[-2:])
             resized = F.interpolate(image, (height, width), mode="bilinear", align_corners=aligned)
             return resized.reshape(*x.shape[:-2], height, width)
@@ -95,6 +98,7 @@ def _is_exact_in_float32(size: int, count: int) -> bool:
 
 def _nearest(x: Tensor, dim: int, count: int, numerator: int) -> Tensor:
     """``x`` at ``floor((2 i + numerator) size / (2 count))``: in whole numbers, where a float may land one short."""
+    affordable([x.numel() // max(1, x.shape[dim]), count])
     places = (2 * torch.arange(count) + numerator) * x.shape[dim] // (2 * count)
     return x.index_select(dim, places)
 
@@ -196,10 +200,11 @@ def _resize(
     if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT":
         raise ValueError(f"resize: what NEAREST_NEIGHBOR does with sampling_mode '{sampling_mode}' is not documented")
     for dim, count in enumerate(wanted, start=-len(wanted)):
-        if count and interpolation_mode == "NEAREST_NEIGHBOR":
-            x = _nearest(x, dim, count, 1)
-        elif count:  # 0 keeps the size
-            x = arithmetic.round(_linear(arithmetic, x, dim, count, _GRIDS[sampling_mode]))
+        size = count or x.shape[dim]  # 0 stands for the size that is there
+        if interpolation_mode == "NEAREST_NEIGHBOR":
+            x = _nearest(x, dim, size, 1)
+        else:
+            x = arithmetic.round(_linear(arithmetic, x, dim, size, _GRIDS[sampling_mode]))
     return x
 
 
@@ -339,6 +344,7 @@ def _affine(
 ) -> Tensor:
     if not flag(align_corners):
         raise ValueError("affine with align_corners=False, which MIL does not support")
+    affordable([*x.shape[:2], int(output_height), int(output_width)])
     row = torch.linspace(-1, 1, int(output_height)) if int(output_height) > 1 else torch.zeros(1)
     column = torch.linspace(-1, 1, int(output_width)) if int(output_width) > 1 else torch.zeros(1)
     matrix = transform_matrix.expand(x.shape[0], 6).reshape(-1, 2, 1, 1, 3)
@@ -380,12 +386,17 @@ _RESIZE = Note(
     "half_pixel_centers=True",
 )
 
+_SAME_SIZE = Note(
+    "A size of 0 is that of x, and the grid is applied all the same: OFFSET_CORNERS changes an image of the same size.",
+    "coremltools 9.0, iOS17/image_resizing.py: 'the dimension in the output tensor will instead be inferred'",
+)
+
 OPS: tuple[OpDef, ...] = (
     structural("upsample_nearest_neighbor", _upsample_nearest_neighbor, _upsample_nearest_samples, notes=(_UPSAMPLE,)),
     structural("resize_nearest_neighbor", _resize_nearest_neighbor, _resize_nearest_samples, notes=(_RESIZE,)),
     op("upsample_bilinear", "interpolation", _upsample_bilinear, _upsample_bilinear_samples, revisions=("iOS16",)),
     op("resize_bilinear", "interpolation", _resize_bilinear, _resize_bilinear_samples),
-    op("resize", "interpolation", _resize, _resize_samples, since="iOS17", notes=(_RESIZE,)),
+    op("resize", "interpolation", _resize, _resize_samples, since="iOS17", notes=(_RESIZE, _SAME_SIZE)),
     structural("crop", _crop, _crop_samples),
     op("resample", "interpolation", _resample, _resample_samples, revisions=("iOS16", "iOS17")),
     op("affine", "interpolation", _affine, _affine_samples),

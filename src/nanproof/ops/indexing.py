@@ -14,14 +14,16 @@ from nanproof.ops.record import Note, OpDef, Sample, float_block, int_block, op,
 __all__ = ["OPS"]
 
 
-def _places(indices: Tensor, size: int) -> Tensor:
+def _places(indices: Tensor, size: int, validate_indices: Tensor | bool = False) -> Tensor:
     """Indices as non-negative ``int64``. MIL counts negative ones from the end up to iOS16 and leaves them open later.
 
     Raises:
-        IndexError: An index lies outside; what a device reads there is undefined.
+        IndexError: An index lies outside, or it is negative and to be validated; what a device reads there otherwise is
+            undefined.
     """
     places = indices.long()
-    places = torch.where(places < 0, places + size, places)
+    if not validate_indices:
+        places = torch.where(places < 0, places + size, places)
     if places.numel() and (int(places.min()) < 0 or int(places.max()) >= size):
         raise IndexError(
             f"the indices reach from {int(indices.min())} to {int(indices.max())}, but the axis has {size} elements"
@@ -54,7 +56,7 @@ def _gather(
     dim, shared = int(axis) % x.dim(), int(batch_dims)
     rows = x.movedim(dim, shared)
     batch, rest, picked = rows.shape[:shared], rows.shape[shared + 1 :], indices.shape[shared:]
-    places = _places(indices, x.shape[dim]).reshape(_count(batch), _count(picked))
+    places = _places(indices, x.shape[dim], validate_indices).reshape(_count(batch), _count(picked))
     taken = _take(rows.reshape(_count(batch), x.shape[dim], _count(rest)), places).reshape((*batch, *picked, *rest))
     # The picked dimensions belong where the axis was.
     source = range(shared, shared + len(picked))
@@ -80,7 +82,7 @@ def _gather_along_axis(
     axis: Tensor | int = 0,
     validate_indices: Tensor | bool = False,
 ) -> Tensor:
-    return x.gather(int(axis), _places(indices, x.shape[int(axis)]))
+    return x.gather(int(axis), _places(indices, x.shape[int(axis)], validate_indices))
 
 
 def _gather_along_axis_samples() -> Iterable[Sample]:
@@ -91,11 +93,11 @@ def _gather_along_axis_samples() -> Iterable[Sample]:
     yield Sample({"x": x, "indices": int_block(4, 2, low=0, high=3), "axis": 1, "validate_indices": True})
 
 
-def _flat_places(indices: Tensor, sizes: Sequence[int]) -> Tensor:
+def _flat_places(indices: Tensor, sizes: Sequence[int], validate_indices: Tensor | bool) -> Tensor:
     """Index tuples along the last dimension → places in a flattened tensor of those sizes."""
     flat = torch.zeros(indices.shape[:-1], dtype=torch.int64)
     for i, size in enumerate(sizes):
-        flat = flat * size + _places(indices[..., i], size)
+        flat = flat * size + _places(indices[..., i], size, validate_indices)
     return flat
 
 
@@ -108,7 +110,7 @@ def _gather_nd(
 ) -> Tensor:
     shared, depth = int(batch_dims), indices.shape[-1]
     batch, indexed, rest = x.shape[:shared], x.shape[shared : shared + depth], x.shape[shared + depth :]
-    places = _flat_places(indices, indexed).reshape(_count(batch), -1)
+    places = _flat_places(indices, indexed, validate_indices).reshape(_count(batch), -1)
     return _take(x.reshape(_count(batch), _count(indexed), _count(rest)), places).reshape((*indices.shape[:-1], *rest))
 
 
@@ -167,7 +169,7 @@ def _scatter(
     validate_indices: Tensor | bool = False,
 ) -> Tensor:
     dim = int(axis)
-    places = _places(indices, data.shape[dim])
+    places = _places(indices, data.shape[dim], validate_indices)
     return _combine(arithmetic, data.movedim(dim, 0), places, updates.movedim(dim, 0), mode).movedim(0, dim)
 
 
@@ -182,7 +184,7 @@ def _scatter_along_axis(
 ) -> Tensor:
     dim = int(axis) % data.dim()
     flat = torch.arange(data.numel()).reshape(data.shape)
-    places = flat.gather(dim, _places(indices, data.shape[dim]))
+    places = flat.gather(dim, _places(indices, data.shape[dim], validate_indices))
     return _combine(arithmetic, data.flatten(), places.flatten(), updates.flatten(), mode).reshape(data.shape)
 
 
@@ -196,7 +198,7 @@ def _scatter_nd(
 ) -> Tensor:
     depth = indices.shape[-1]
     rest = _count(data.shape[depth:])
-    places = _flat_places(indices, data.shape[:depth]).reshape(-1)
+    places = _flat_places(indices, data.shape[:depth], validate_indices).reshape(-1)
     rows, new = data.reshape(-1, rest), updates.reshape(-1, rest)
     return _combine(arithmetic, rows, places, new, mode).reshape(data.shape)
 
@@ -252,9 +254,13 @@ def _scatter_nd_samples() -> Iterable[Sample]:
     )
 
 
+_BATCHED_AXIS = Note(
+    "With batch_dims, coremltools folds a constant gather over a wrong axis if the axis counts from the end.",
+    "coremltools 9.0, defs/_utils.py: compute_gather subtracts batch_dims from the axis as given",
+)
 _NEGATIVE = Note(
     "Negative indices count from the end. iOS17 calls them out of bounds and what is read there undefined; nanproof "
-    "still counts from the end, and raises for indices beyond both ends.",
+    "still counts from the end, and raises for indices beyond both ends; with validate_indices for negative ones too.",
     "coremltools 9.0, classes iOS15.gather, iOS16.gather and iOS17.gather (docstrings)",
 )
 _DEFAULT_MODE = Note(
@@ -272,7 +278,7 @@ _BOUNDS = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    structural("gather", _gather, _gather_samples, revisions=("iOS16", "iOS17"), notes=(_NEGATIVE,)),
+    structural("gather", _gather, _gather_samples, revisions=("iOS16", "iOS17"), notes=(_NEGATIVE, _BATCHED_AXIS)),
     structural(
         "gather_along_axis",
         _gather_along_axis,

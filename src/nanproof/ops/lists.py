@@ -12,6 +12,7 @@ from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops.record import Note, OpDef, Sample, flag, ints, op
 from nanproof.program import DType
 from nanproof.values.floats import carrier
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS", "TensorList"]
 
@@ -52,6 +53,7 @@ class TensorList:
         for index, value in values.items():
             if index < 0 or (index >= len(elements) and not self.grows):
                 raise IndexError(f"index {index} lies outside the list of {len(elements)} elements, which cannot grow")
+            affordable([index + 1], element_bytes=8)
             elements.extend([None] * (index + 1 - len(elements)))
             elements[index] = value
         return replace(self, elements=tuple(elements))
@@ -72,6 +74,7 @@ def _make_list(
 ) -> TensorList:
     sizes = [int(size) for size in elem_shape if not isinstance(size, str)]  # a string is the name of an unknown size
     blank = torch.zeros(sizes, dtype=carrier(DType(dtype))) if len(sizes) == len(elem_shape) else None
+    affordable([int(init_length)], element_bytes=8)
     return TensorList((None,) * int(init_length), blank, flag(dynamic_length))
 
 

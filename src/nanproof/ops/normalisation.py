@@ -1,4 +1,7 @@
-"""Normalisations. Statistics go through the arithmetic's accumulators, and every step in between is rounded."""
+"""Normalisations, in the arithmetic that a unit has for their ``steps``.
+
+Statistics go through its accumulators, and it rounds every step in between.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.numerics.arithmetic import Arithmetic, SingleInside
 from nanproof.ops.record import Note, OpDef, Sample, float_block, ints, op
 
 __all__ = ["OPS"]
@@ -22,9 +25,15 @@ def _scale_shift(arithmetic: Arithmetic, x: Tensor, gamma: Tensor | None, beta: 
 
 def _standardised(arithmetic: Arithmetic, x: Tensor, dims: Sequence[int], epsilon: Tensor | float) -> Tensor:
     """``(x - E[x]) / sqrt(Var[x] + epsilon)`` over ``dims``, the variance being that of the population."""
+    if isinstance(arithmetic, SingleInside) and _are_last(dims, x):
+        return F.layer_norm(x, [x.shape[d] for d in dims], eps=float(epsilon))  # the same steps, fused
     centred = arithmetic.round(x - arithmetic.mean(x, dims, keepdim=True))
     variance = arithmetic.mean(arithmetic.round(centred.square()), dims, keepdim=True)
     return centred / arithmetic.round(torch.sqrt(arithmetic.round(variance + epsilon)))
+
+
+def _are_last(dims: Sequence[int], x: Tensor) -> bool:
+    return len(dims) > 0 and list(dims) == list(range(x.dim() - len(dims), x.dim()))
 
 
 def _per_channel(value: Tensor | None, rank: int) -> Tensor | None:
@@ -40,11 +49,11 @@ def _batch_norm(
     beta: Tensor | None = None,
     epsilon: Tensor | float = 1e-5,
 ) -> Tensor:
-    rank = x.dim()
-    deviation = arithmetic.round(torch.sqrt(arithmetic.round(variance + epsilon)))
-    centred = arithmetic.round(x - mean.reshape(-1, *(1,) * (rank - 2)))
+    rank, steps = x.dim(), arithmetic.steps
+    deviation = steps.round(torch.sqrt(steps.round(variance + epsilon)))
+    centred = steps.round(x - mean.reshape(-1, *(1,) * (rank - 2)))
     normal = centred / deviation.reshape(-1, *(1,) * (rank - 2))
-    return _scale_shift(arithmetic, normal, _per_channel(gamma, rank), _per_channel(beta, rank))
+    return _scale_shift(steps, normal, _per_channel(gamma, rank), _per_channel(beta, rank))
 
 
 def _batch_norm_samples() -> Iterable[Sample]:
@@ -64,9 +73,9 @@ def _instance_norm(
     beta: Tensor | None = None,
     epsilon: Tensor | float = 1e-5,
 ) -> Tensor:
-    rank = x.dim()
-    normal = _standardised(arithmetic, x, range(2, rank), epsilon)
-    return _scale_shift(arithmetic, normal, _per_channel(gamma, rank), _per_channel(beta, rank))
+    rank, steps = x.dim(), arithmetic.steps
+    normal = _standardised(steps, x, range(2, rank), epsilon)
+    return _scale_shift(steps, normal, _per_channel(gamma, rank), _per_channel(beta, rank))
 
 
 def _instance_norm_samples() -> Iterable[Sample]:
@@ -86,8 +95,13 @@ def _layer_norm(
     dims = list(range(x.dim())) if axes is None else sorted(a % x.dim() for a in ints(axes))
     # gamma and beta have the sizes of the normalised axes in the order of the dimensions, whatever order axes has.
     shape = [x.shape[d] if d in dims else 1 for d in range(x.dim())]
+    steps = arithmetic.steps
+    if isinstance(steps, SingleInside) and _are_last(dims, x):
+        sizes = shape[dims[0] :]
+        gamma, beta = (None if p is None else p.reshape(sizes) for p in (gamma, beta))
+        return F.layer_norm(x, sizes, gamma, beta, float(epsilon))  # the same steps, fused
     gamma, beta = (None if p is None else p.reshape(shape) for p in (gamma, beta))
-    return _scale_shift(arithmetic, _standardised(arithmetic, x, dims, epsilon), gamma, beta)
+    return _scale_shift(steps, _standardised(steps, x, dims, epsilon), gamma, beta)
 
 
 def _layer_norm_samples() -> Iterable[Sample]:
@@ -104,8 +118,9 @@ def _layer_norm_samples() -> Iterable[Sample]:
 
 
 def _l2_norm(arithmetic: Arithmetic, x: Tensor, epsilon: Tensor | float = 1e-6) -> Tensor:
-    total = arithmetic.sum(arithmetic.round(x.square()), [-3, -2, -1], keepdim=True)
-    return x / arithmetic.round(torch.sqrt(arithmetic.round(total + epsilon)))
+    steps = arithmetic.steps
+    total = steps.sum(steps.round(x.square()), [-3, -2, -1], keepdim=True)
+    return x / steps.round(torch.sqrt(steps.round(total + epsilon)))
 
 
 def _l2_norm_samples() -> Iterable[Sample]:
@@ -121,13 +136,13 @@ def _local_response_norm(
     beta: Tensor | float = 0.75,
     k: Tensor | float = 1.0,
 ) -> Tensor:
-    window = int(size)
+    window, steps = int(size), arithmetic.steps
     # The window of an even size reaches one channel further down than up, as in PyTorch.
-    squares = F.pad(arithmetic.round(x.square()).movedim(1, -1), [window // 2, (window - 1) // 2])
-    total = arithmetic.sum(squares.unfold(-1, window, 1), [-1]).movedim(-1, 1)
-    factor = arithmetic.round(torch.as_tensor(alpha) / window)
-    base = arithmetic.round(arithmetic.round(factor * total) + k)
-    return x / arithmetic.round(base.pow(float(beta)))
+    squares = F.pad(steps.round(x.square()).movedim(1, -1), [window // 2, (window - 1) // 2])
+    total = steps.sum(squares.unfold(-1, window, 1), [-1]).movedim(-1, 1)
+    factor = steps.round(torch.as_tensor(alpha) / window)
+    base = steps.round(steps.round(factor * total) + k)
+    return x / steps.round(base.pow(float(beta)))
 
 
 def _local_response_norm_samples() -> Iterable[Sample]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, op
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS"]
 
@@ -22,6 +23,7 @@ def _one_hot(
     on_value: Tensor | int = 1,
     off_value: Tensor | int = 0,
 ) -> Tensor:
+    affordable([*indices.shape, int(one_hot_vector_size)])
     hit = indices.unsqueeze(-1) == torch.arange(int(one_hot_vector_size))
     return torch.where(hit, torch.as_tensor(on_value), torch.as_tensor(off_value)).movedim(-1, int(axis))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.numerics.arithmetic import Arithmetic, ConvSettings
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, ints, op
 from nanproof.ops.windows import Padding, pad_spatial, paddings
 
@@ -38,7 +38,7 @@ class _Windows:
         """The sum of each window of an input that is padded already: a convolution with ones, channel by channel."""
         ones = torch.ones(1, 1, *self.kernel)
         single = padded.reshape(-1, 1, *padded.shape[2:])
-        total = arithmetic.conv(single, ones, (self.strides, [1] * len(self.kernel), 1))
+        total = arithmetic.steps.conv(single, ones, None, ConvSettings(self.strides, [1] * len(self.kernel)))
         return total.reshape(*padded.shape[:2], *total.shape[2:])
 
 
@@ -153,6 +153,6 @@ _BEYOND = Note(
 
 OPS: tuple[OpDef, ...] = (
     op("avg_pool", "pooling", _avg_pool, _avg_pool_samples, notes=(_OVERHANG, _BEYOND)),
-    op("max_pool", "pooling", _max_pool, _samples(1, 2, 3), notes=(_BEYOND,)),
+    op("max_pool", "pooling", _max_pool, _samples(1, 2, 3), picks=True, notes=(_BEYOND,)),
     op("l2_pool", "pooling", _l2_pool, _samples(1, 2)),
 )

@@ -76,6 +76,9 @@ class OpDef:
             arithmetic.
         exact: Real function of the op on single numbers (mpmath), where the op is elementwise.
         increasing: ``True`` or ``False`` if an elementwise op is monotone over its whole domain, else ``None``.
+        picks: Whether every element of a float result is an element of an operand, up to its sign, or zero. Then a
+            result is a number of the operands' type already, and rounding it would do nothing. All ``structural`` ops
+            do.
         variadic: Inputs that take a list of values.
         samples: Makes the calls on which the laws test the op.
         notes: Quirks, with evidence.
@@ -88,6 +91,7 @@ class OpDef:
     run: Rule
     exact: Callable[..., Any] | None = None
     increasing: bool | None = None
+    picks: bool = False
     variadic: frozenset[str] = frozenset()
     samples: Callable[[], Iterable[Sample]]
     notes: tuple[Note, ...] = ()
@@ -189,7 +193,7 @@ def unary(
     """
 
     def rule(arithmetic: Arithmetic, x: Tensor) -> Tensor:
-        return run(x)
+        return arithmetic.function(name, run, x)
 
     def samples() -> Iterable[Sample]:
         yield Sample({"x": float_grid(*domain)})
@@ -238,7 +242,7 @@ def binary(
     """Elementwise function of two broadcast tensors of one dtype; ``integers`` makes its ``int32`` samples."""
 
     def rule(arithmetic: Arithmetic, x: Tensor, y: Tensor) -> Tensor:
-        return run(x, y)
+        return arithmetic.function(name, run, x, y)
 
     def samples() -> Iterable[Sample]:
         yield Sample({"x": float_block(2, 3, 4, scale=3.0), "y": float_block(3, 1, seed=1, scale=3.0)})
@@ -305,4 +309,4 @@ def reduction(
 
 def structural(name: str, run: Rule, samples: Callable[[], Iterable[Sample]], **fields: Any) -> OpDef:
     """Movement of data: every element of the result is an element of an input, unchanged."""
-    return OpDef(name=name, family="structural", run=run, samples=samples, **fields)
+    return OpDef(name=name, family="structural", picks=True, run=run, samples=samples, **fields)

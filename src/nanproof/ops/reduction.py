@@ -43,15 +43,18 @@ def _l1_norm(arithmetic: Arithmetic, x: Tensor, dims: list[int], keep: bool) -> 
 
 
 def _l2_norm(arithmetic: Arithmetic, x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return torch.sqrt(_real(_sum_square(arithmetic, x, dims, keep))).to(x.dtype)
+    return arithmetic.function("sqrt", torch.sqrt, _real(_sum_square(arithmetic, x, dims, keep))).to(x.dtype)
 
 
 def _log_sum(arithmetic: Arithmetic, x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return torch.log(_real(arithmetic.sum(x, dims, keepdim=keep))).to(x.dtype)
+    return arithmetic.function("log", torch.log, _real(arithmetic.sum(x, dims, keepdim=keep))).to(x.dtype)
 
 
 def _log_sum_exp(arithmetic: Arithmetic, x: Tensor, dims: list[int], keep: bool) -> Tensor:
     real = _real(x)
+    if not arithmetic.max_shift:
+        powers = arithmetic.function("exp", torch.exp, real)
+        return arithmetic.function("log", torch.log, arithmetic.sum(powers, dims, keepdim=keep))
     largest = torch.amax(real, dims, keepdim=True) if dims else real
     powers = arithmetic.round(torch.exp(arithmetic.round(real - largest)))
     logarithm = arithmetic.round(torch.log(arithmetic.sum(powers, dims, keepdim=keep)))
@@ -75,7 +78,7 @@ def _prod(arithmetic: Arithmetic, x: Tensor, dims: list[int], keep: bool) -> Ten
 def _product(arithmetic: Arithmetic, x: Tensor, dim: int, keep: bool) -> Tensor:
     if isinstance(arithmetic, SingleInside):
         return torch.prod(x, dim, keepdim=keep).to(x.dtype)
-    total = torch.ones_like(x.select(dim, 0))
+    total = torch.ones_like(x.narrow(dim, 0, 0).sum(dim))  # of no elements too
     for factor in x.unbind(dim):
         total = arithmetic.round(total * factor)
     return total.unsqueeze(dim) if keep else total
@@ -110,7 +113,7 @@ def _cumsum(
     dim = int(axis)
     data = x.flip(dim) if flag(reverse) else x
     sums = _running_sum(arithmetic, data, dim)
-    if flag(exclusive):
+    if flag(exclusive) and x.shape[dim]:
         sums = torch.cat([torch.zeros_like(sums.narrow(dim, 0, 1)), sums.narrow(dim, 0, x.shape[dim] - 1)], dim)
     return sums.flip(dim) if flag(reverse) else sums
 
@@ -118,6 +121,8 @@ def _cumsum(
 def _running_sum(arithmetic: Arithmetic, x: Tensor, dim: int) -> Tensor:
     if isinstance(arithmetic, SingleInside):
         return torch.cumsum(x, dim).to(x.dtype)
+    if not x.shape[dim]:
+        return x
     total = torch.zeros_like(x.select(dim, 0))
     sums: list[Tensor] = []
     for term in x.unbind(dim):
@@ -160,9 +165,9 @@ OPS: tuple[OpDef, ...] = (
     reduction("reduce_l2_norm", _l2_norm),
     reduction("reduce_log_sum", _log_sum, positive=True),
     reduction("reduce_log_sum_exp", _log_sum_exp, notes=(_SHIFT_NOTE,)),
-    reduction("reduce_max", _max),
+    reduction("reduce_max", _max, picks=True),
     reduction("reduce_mean", _mean),
-    reduction("reduce_min", _min),
+    reduction("reduce_min", _min, picks=True),
     reduction("reduce_prod", _prod),
     reduction("reduce_sum", _sum),
     reduction("reduce_sum_square", _sum_square),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, op
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS"]
 
@@ -74,6 +75,7 @@ def _crop_resize(
     height, width = x.shape[-2:]
     if flag(normalized_coordinates):
         top, bottom, left, right = top * (height - 1), bottom * (height - 1), left * (width - 1), right * (width - 1)
+    affordable([len(places), x.shape[1], int(target_height), int(target_width)])
     rows = _points(top, bottom, int(target_height), sampling_mode).unsqueeze(2)
     columns = _points(left, right, int(target_width), sampling_mode).unsqueeze(1)
     result = _sampled(arithmetic, x, images, rows, columns, float(pad_value))
@@ -172,6 +174,7 @@ def _non_maximum_suppression(
     older, most = score_threshold is not None, int(max_boxes)
     if not older:  # from iOS17 on the boxes stand in the last dimension
         boxes, scores = boxes.mT, scores.mT
+    affordable([len(boxes), most, max(4, scores.shape[-1])])
     coordinates = boxes.new_zeros(len(boxes), most, 4)
     chosen = scores.new_zeros(len(boxes), most, scores.shape[-1])
     indices = torch.full((len(boxes), most), -1, dtype=torch.int32)

@@ -59,6 +59,7 @@ def _slice_by_index(
 ) -> Tensor:
     squeezed = tuple(d for d, bit in enumerate(_bits(squeeze_mask, x.dim())) if bit)
     cut = _cut(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    cut = arithmetic.cropped(cut, 0 if _bits(begin_mask, x.dim())[-1] else ints(begin)[-1])
     return cut.squeeze(squeezed) if squeezed else cut
 
 
@@ -128,7 +129,7 @@ def _slice_by_size(arithmetic: Arithmetic, x: Tensor, begin: Tensor, size: Tenso
     for dim, (first, count) in enumerate(zip(ints(begin), ints(size), strict=True)):
         first += x.shape[dim] if first < 0 else 0
         x = x.narrow(dim, first, x.shape[dim] - first if count == -1 else count)
-    return x
+    return arithmetic.cropped(x, ints(begin)[-1])
 
 
 def _slice_by_size_samples() -> Iterable[Sample]:

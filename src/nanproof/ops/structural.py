@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, structural
+from nanproof.values.memory import affordable
 
 __all__ = ["OPS"]
 
@@ -151,7 +152,9 @@ def _stack_samples() -> Iterable[Sample]:
 
 
 def _tile(arithmetic: Arithmetic, x: Tensor, reps: Tensor) -> Tensor:
-    return x.repeat(ints(reps))
+    times = ints(reps)
+    affordable(size * n for size, n in zip(x.shape, times, strict=True))
+    return x.repeat(times)
 
 
 def _tile_samples() -> Iterable[Sample]:
@@ -276,6 +279,11 @@ _EMPTY_PRODUCT = Note(
     "coremltools cannot fold a constant flatten2d with no dimension before or after the axis, and infers a float size.",
     "coremltools 9.0, class flatten2d: numpy.prod of an empty tuple is the float 1.0",
 )
+_SCALAR = Note(
+    "Squeezed of all its dimensions, a tensor is a scalar; coremltools folds a constant of rank 2 or more to x[0], "
+    "which still has dimensions.",
+    "coremltools 9.0, class squeeze: type_inference against value_inference",
+)
 _SQUEEZE = Note(
     "A named axis whose size is not 1 is kept, as in PyTorch; coremltools' own constant folding raises there.",
     "coremltools 9.0, class squeeze: docstring and type_inference against value_inference (numpy.squeeze)",
@@ -293,7 +301,7 @@ OPS: tuple[OpDef, ...] = (
     ),
     structural("transpose", _transpose, _transpose_samples, revisions=("iOS17",)),
     structural("expand_dims", _expand_dims, _expand_dims_samples, revisions=("iOS17",)),
-    structural("squeeze", _squeeze, _squeeze_samples, revisions=("iOS17",), notes=(_SQUEEZE,)),
+    structural("squeeze", _squeeze, _squeeze_samples, revisions=("iOS17",), notes=(_SQUEEZE, _SCALAR)),
     structural("concat", _concat, _concat_samples, variadic=frozenset({"values"}), notes=(_INTERLEAVE,)),
     structural("split", _split, _split_samples),
     structural("stack", _stack, _stack_samples, variadic=frozenset({"values"})),

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanproof.values.memory import affordable
+
 __all__ = ["Padding", "pad_spatial", "paddings"]
 
 
@@ -54,5 +56,6 @@ def pad_spatial(x: Tensor, padding: Sequence[Padding], value: float = 0.0) -> Te
     """``x`` of shape ``(n, c, *sizes)`` with its spatial dimensions padded by ``value``, or cropped."""
     if not any(p.before or p.after for p in padding):
         return x
+    affordable([*x.shape[:2], *(n + p.before + p.after for n, p in zip(x.shape[2:], padding, strict=True))])
     flat = [amount for p in reversed(padding) for amount in p]  # PyTorch counts dimensions from the last
     return F.pad(x, flat, value=value)
