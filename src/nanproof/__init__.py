@@ -11,22 +11,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanproof.comparison.compare import Comparison, compare
     from nanproof.conductor import convert
+    from nanproof.interpret.accumulators import Accumulation, accumulations
     from nanproof.interpret.execute import predict
     from nanproof.interpret.state import State, make_state
+    from nanproof.mil.predict import enable_predict
     from nanproof.mil.read import load
-    from nanproof.program import Program
+    from nanproof.program import Pipeline, Program
     from nanproof.result import Conversion
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Conversion", "Program", "State", "compare", "convert", "load", "make_state", "predict"]
+__all__ = [
+    "Accumulation",
+    "Comparison",
+    "Conversion",
+    "Pipeline",
+    "Program",
+    "State",
+    "accumulations",
+    "compare",
+    "convert",
+    "enable_predict",
+    "load",
+    "make_state",
+    "predict",
+]
 
 _HOMES = {
+    "Accumulation": "nanproof.interpret.accumulators",
     "Comparison": "nanproof.comparison.compare",
     "Conversion": "nanproof.result",
+    "Pipeline": "nanproof.program",
     "Program": "nanproof.program",
     "State": "nanproof.interpret.state",
+    "accumulations": "nanproof.interpret.accumulators",
     "compare": "nanproof.comparison.compare",
     "convert": "nanproof.conductor",
+    "enable_predict": "nanproof.mil.predict",
     "load": "nanproof.mil.read",
     "make_state": "nanproof.interpret.state",
     "predict": "nanproof.interpret.execute",
