@@ -109,8 +109,16 @@ KINDS: Mapping[str, Kind] = {
             "On the given inputs the converted program computes something else than PyTorch, even in float32.",
             "No precision can repair it: coremltools lowered an operator to something else, or one of its passes "
             "changed the program.",
-            "y = constant / conv(x), where the division is lost",
+            "an operator that coremltools' lowering knows under the same name, with another meaning",
             "Write the operation in another way, and check the FP32 program with `nanproof.compare`.",
+        ),
+        Kind(
+            "NP202",
+            "pass-changed-result",
+            "A graph pass of coremltools changed what the program computes, beyond rounding.",
+            "No precision can repair it. Passes are meant to make a program smaller, not another one.",
+            "y = constant / conv(x), where 'common::fuse_conv_scale' loses the division",
+            "Leave the pass out: coremltools.PassPipeline.remove_passes({name}). nanproof.convert does so by itself.",
         ),
     )
 }

@@ -14,9 +14,18 @@ from nanproof.capture.batch import Batch, as_batch, call
 from nanproof.comparison.metrics import Difference, difference
 from nanproof.errors import CouldNotCheckError, InputError
 from nanproof.interpret.execute import Executor
-from nanproof.program import Program, Type
+from nanproof.program import DType, Program, Type
 
-__all__ = ["Comparison", "OutputComparison", "as_batches", "compare", "compare_outputs", "named_inputs"]
+__all__ = [
+    "Comparison",
+    "OutputComparison",
+    "as_array",
+    "as_batches",
+    "compare",
+    "compare_outputs",
+    "measured",
+    "named_inputs",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +105,41 @@ def _shaped(array: np.ndarray, type: Type) -> np.ndarray:
 def compare_outputs(
     names: Sequence[str],
     actual: Sequence[Mapping[str, Any]],
-    expected: Sequence[Sequence[np.ndarray]],
+    expected: Sequence[Sequence[Any]],
     numerics: str,
 ) -> Comparison:
-    """Compare outputs of several batches, by position.
+    """Compare outputs of several batches, by position. The probabilities of a classifier are an array in their order.
 
     Raises:
         InputError: The number or the shapes of the outputs differ.
-        CouldNotCheckError: An output is a classifier's label or its dictionary.
+        CouldNotCheckError: An output is the label of a classifier.
     """
     worst: dict[str, OutputComparison] = {}
     for i, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
         if len(theirs) != len(names):
             raise InputError(f"The program has {len(names)} outputs ({', '.join(names)}), the reference {len(theirs)}.")
         for name, reference in zip(names, theirs, strict=True):
-            if not isinstance(ours[name], np.ndarray):
-                raise CouldNotCheckError(f"Output '{name}' is a label or its dictionary: no arrays to compare.")
+            if not isinstance(ours[name], np.ndarray | dict):
+                raise CouldNotCheckError(f"Output '{name}' is a label, which has no distance from another.")
+            right = as_array(reference)
             try:
-                found = difference(ours[name], reference)
+                # PyTorch has a batch dimension around the scores, of which a classifier knows nothing.
+                found = difference(as_array(ours[name]), right.reshape(-1) if isinstance(ours[name], dict) else right)
             except ValueError as error:
                 raise InputError(f"Output '{name}' cannot be compared: {error}.") from error
             if name not in worst or _badness(found) > _badness(worst[name].worst):
                 worst[name] = OutputComparison(name, found, i)
     return Comparison(numerics, tuple(worst.values()), len(actual))
+
+
+def measured(program: Program) -> list[str]:
+    """The outputs that are numbers: of a classifier the probabilities, and not the label that follows from them."""
+    return [n for n, t in program.outputs.items() if t.dtype is not DType.STRING and t != Type(DType.INT64)]
+
+
+def as_array(output: Any) -> np.ndarray:
+    """An output as an array; the probabilities of a classifier in the order of its labels."""
+    return np.array(list(output.values())) if isinstance(output, Mapping) else np.asarray(output)
 
 
 def compare(
@@ -138,15 +159,16 @@ def compare(
         CouldNotCheckError: An op cannot be executed.
     """
     executor = Executor(program, numerics)
-    names = list(program.outputs)
+    names = measured(program)
     if isinstance(reference, Program):
         feeds: list[Mapping[str, Any]] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-        expected = [list(Executor(reference).once(feed).values()) for feed in feeds]
+        theirs, other = Executor(reference), measured(reference)
+        expected = [[answer[name] for name in other] for answer in map(theirs.once, feeds)]
         return compare_outputs(names, [executor.once(feed) for feed in feeds], expected, executor.numerics.name)
     batches = as_batches(inputs, reference)
     actual = [executor.once(named_inputs(program, batch)) for batch in batches]
-    theirs = [[t.numpy() for t in call(reference, batch)] for batch in batches]
-    return compare_outputs(names, actual, theirs, executor.numerics.name)
+    answers = [[t.numpy() for t in call(reference, batch)] for batch in batches]
+    return compare_outputs(names, actual, answers, executor.numerics.name)
 
 
 def _badness(d: Difference) -> tuple[int, float]:

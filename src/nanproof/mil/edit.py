@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
-from coremltools.converters.mil.mil.passes.helper import block_context_manager
-from coremltools.converters.mil.mil.scope import ScopeInfo
 
 from nanproof.errors import ConversionError
-from nanproof.mil.coreml import mb, types
+from nanproof.mil.coreml import AbstractGraphPass, ScopeInfo, ScopeSource, block_context_manager, mb, types
 from nanproof.mil.edits import Edit, Saturate, SetConstant
 
 __all__ = ["ApplyEdits"]
@@ -50,8 +47,10 @@ class ApplyEdits(AbstractGraphPass):
 
 
 def _apply(edit: Edit, op: Any, following: Any) -> None:
-    # New ops inherit the scopes of the op that they serve: coremltools insists on the stack trace of each.
-    with mb.scope(*(ScopeInfo(source=source, data=data) for source, data in op.scopes.items())):
+    # New ops inherit the scopes of the op that they serve: coremltools insists on the stack trace of each. The passes
+    # that an op has been through are no scope to enter: coremltools allows one, and an op may have several.
+    kept = (item for item in op.scopes.items() if item[0] is not ScopeSource.COREMLTOOLS_GRAPH_PASS)
+    with mb.scope(*(ScopeInfo(source=source, data=data) for source, data in kept)):
         _build(edit, op, following)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from coremltools.converters.mil.mil.scope import ScopeSource
 
 from nanproof.errors import ConversionError
-from nanproof.mil.coreml import types
+from nanproof.mil.coreml import ScopeSource, types
 from nanproof.program import Block, DType, Function, Kind, Op, Program, Source, Type, Value
 
 __all__ = ["reflect"]
@@ -17,62 +17,77 @@ __all__ = ["reflect"]
 _DTYPES = {"str": DType.STRING, "string": DType.STRING}
 
 
-def reflect(pymil: Any) -> Program:
+def reflect(pymil: Any, sources: Mapping[int, Source] | None = None) -> Program:
     """The same program as our data. Constants are shared with ``pymil``, not copied; op and value names are kept.
+
+    Args:
+        pymil: A coremltools ``Program``.
+        sources: The source of each node of the exported program by its ``debug_handle``. Without it, or for an op of
+            another handle, the stack trace that coremltools has kept says less: it knows no module.
 
     Raises:
         ConversionError: The program uses a kind of value that nanproof cannot represent.
     """
-    return Program({name: _function(name, f) for name, f in pymil.functions.items()}, pymil.default_function_name)
+    functions = {name: _Scope(sources or {}, {}).function(name, f) for name, f in pymil.functions.items()}
+    return Program(functions, pymil.default_function_name)
 
 
-def _function(name: str, function: Any) -> Function:
-    scope: dict[Any, Value] = {}
-    inputs = {n: _define(var, scope) for n, var in function.inputs.items()}
-    return Function(name, inputs, _block(function, scope), getattr(function.opset_version, "name", ""))
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The values that a block sees, by coremltools' own, and the sources of all ops by ``debug_handle``."""
 
+    sources: Mapping[int, Source]
+    values: dict[Any, Value]
 
-def _block(block: Any, scope: dict[Any, Value]) -> Block:
-    inputs = tuple(_define(var, scope) for var in getattr(block, "_block_inputs", ()) if var not in scope)
-    ops: list[Op] = []
-    for operation in block.operations:
-        if operation.op_type == "const":
-            var = operation.outputs[0]
-            scope[var] = Value(var.name, _type(var), _constant(var.val))
-        elif operation.op_type == "coreml_update_state":
-            ops.extend(_update_state(operation, scope))
-        else:
-            ops.append(_op(operation, scope))
-    return Block(inputs, tuple(ops), tuple(scope[var] for var in block.outputs))
+    def function(self, name: str, function: Any) -> Function:
+        inputs = {n: self.define(var) for n, var in function.inputs.items()}
+        return Function(name, inputs, self.block(function), getattr(function.opset_version, "name", ""))
 
+    def block(self, block: Any) -> Block:
+        inputs = tuple(self.define(var) for var in getattr(block, "_block_inputs", ()) if var not in self.values)
+        ops: list[Op] = []
+        for operation in block.operations:
+            if operation.op_type == "const":
+                var = operation.outputs[0]
+                self.values[var] = Value(var.name, _type(var), _constant(var.val))
+            elif operation.op_type == "coreml_update_state":
+                ops.extend(self.update_state(operation))
+            else:
+                ops.append(self.op(operation))
+        return Block(inputs, tuple(ops), tuple(self.values[var] for var in block.outputs))
 
-def _op(operation: Any, scope: dict[Any, Value]) -> Op:
-    inputs: dict[str, tuple[Value, ...]] = {}
-    for name, given in operation.inputs.items():
-        if name.startswith("_"):  # the Python functions that made the blocks of a cond or a while_loop
-            continue
-        inputs[name] = tuple(scope[v] for v in given) if isinstance(given, (list, tuple)) else (scope[given],)
-    blocks = tuple(_block(b, dict(scope)) for b in operation.blocks)
-    outputs = tuple(_define(var, scope) for var in operation.outputs)
-    return Op(operation.op_type, operation.name, inputs, outputs, blocks, source=_source(operation.scopes))
+    def op(self, operation: Any) -> Op:
+        inputs: dict[str, tuple[Value, ...]] = {}
+        for name, given in operation.inputs.items():
+            if name.startswith("_"):  # the Python functions that made the blocks of a cond or a while_loop
+                continue
+            inputs[name] = tuple(self.values[v] for v in (given if isinstance(given, (list, tuple)) else (given,)))
+        blocks = tuple(_Scope(self.sources, dict(self.values)).block(b) for b in operation.blocks)
+        outputs = tuple(self.define(var) for var in operation.outputs)
+        return Op(operation.op_type, operation.name, inputs, outputs, blocks, source=self.source(operation.scopes))
 
+    def update_state(self, operation: Any) -> list[Op]:
+        """The two ops that coremltools writes for its ``coreml_update_state``; the second only if it is read."""
+        state, value = self.values[operation.state], self.values[operation.value]
+        source = self.source(operation.scopes)
+        inputs = {"input": (state,), "data": (value,)}
+        written = Op("write_state", f"{operation.name}_write_state", inputs, (), source=source)
+        var = operation.outputs[0]
+        result = self.define(var)
+        if not var.child_ops and not var.consuming_blocks:
+            return [written]
+        return [written, Op("read_state", operation.name, {"input": (state,)}, (result,), source=source)]
 
-def _update_state(operation: Any, scope: dict[Any, Value]) -> list[Op]:
-    """The two ops that coremltools writes for its own ``coreml_update_state``; the second only if it is read."""
-    state, value, source = scope[operation.state], scope[operation.value], _source(operation.scopes)
-    inputs = {"input": (state,), "data": (value,)}
-    written = Op("write_state", f"{operation.name}_write_state", inputs, (), source=source)
-    var = operation.outputs[0]
-    result = _define(var, scope)
-    if not var.child_ops and not var.consuming_blocks:
-        return [written]
-    return [written, Op("read_state", operation.name, {"input": (state,)}, (result,), source=source)]
+    def define(self, var: Any) -> Value:
+        value = Value(var.name, _type(var))
+        self.values[var] = value
+        return value
 
-
-def _define(var: Any, scope: dict[Any, Value]) -> Value:
-    value = Value(var.name, _type(var))
-    scope[var] = value
-    return value
+    def source(self, scopes: Mapping[Any, Any]) -> Source | None:
+        """What torch.export recorded about the node of which an op was made; coremltools' passes hand it on."""
+        (handle,) = scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or (-1,)
+        traces = scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
+        return self.sources.get(handle) or Source.of_trace("\n".join(t for t in traces if isinstance(t, str)))
 
 
 def _type(var: Any) -> Type:
@@ -110,9 +125,3 @@ def _dtype(primitive: Any) -> DType:
 def _constant(val: Any) -> np.ndarray | str:
     # A list stands in coremltools' own wrapper, `mil_list`.
     return val if isinstance(val, str) else np.asarray(getattr(val, "ls", val))
-
-
-def _source(scopes: Mapping[Any, Any]) -> Source | None:
-    """The innermost frame of the stack trace that torch.export recorded and coremltools carried through its passes."""
-    traces = scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
-    return Source.of_trace("\n".join(trace for trace in traces if isinstance(trace, str)))
