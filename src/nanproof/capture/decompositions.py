@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanproof.capture.decomposed_arithmetic import ARITHMETIC
+from nanproof.capture.decomposed_indexing import INDEXING
+
 __all__ = ["table"]
 
 aten = torch.ops.aten
@@ -23,6 +26,8 @@ def table() -> Any:
     decompositions[aten.sub.Tensor] = _sub
     decompositions[aten.elu.default] = _elu
     decompositions[aten.view.default] = _view
+    decompositions.update(ARITHMETIC)
+    decompositions.update(INDEXING)
     for operator, is_kept in _KEPT.items():
         decompositions[operator] = _unless(is_kept, decompositions[operator])
     return decompositions

@@ -11,7 +11,7 @@ import numpy as np
 
 from nanproof.mil.coreml import mb, register_torch_op, torch_ops, types
 
-__all__ = ["alias", "gelu", "lstm_input", "reciprocal"]
+__all__ = ["alias", "clamp", "gelu", "grid_sampler_2d", "lstm_input", "prod", "reciprocal"]
 
 
 @register_torch_op(override=True)
@@ -33,7 +33,7 @@ def gelu(context: Any, node: Any) -> None:
 
 @register_torch_op(override=True, torch_alias=["lstm.input"])
 def lstm_input(context: Any, node: Any) -> None:
-    """``aten.lstm.input``: 9.0 lowers ``lstm`` as TorchScript writes it, a node with three results and not one tuple."""
+    """``aten.lstm.input``: 9.0 lowers ``lstm`` as TorchScript writes it, with three results and not one tuple."""
     (name,) = node.outputs
     node.outputs = [f"{name}_{part}" for part in ("output", "h", "c")]
     torch_ops.lstm(context, node)
@@ -48,3 +48,35 @@ def reciprocal(context: Any, node: Any) -> None:
         x = mb.cast(x=x, dtype="fp32")
     one = np.array(1.0, types.nptype_from_builtin(x.dtype))
     context.add(mb.real_div(x=one, y=x, name=node.name))
+
+
+@register_torch_op(override=True)
+def clamp(context: Any, node: Any) -> None:
+    """``aten.clamp``: 9.0 gives an integer with one bound a float one for the other, and rounds it beyond 2^24."""
+    inputs: list[Any] = torch_ops._get_inputs(context, node, min_expected=1)
+    x: Any = inputs[0]
+    low, high = (*inputs[1:], None, None)[:2]
+    bounds = [bound for bound in (low, high) if bound is not None]
+    if not types.is_int(x.dtype) or not all(types.is_int(bound.dtype) for bound in bounds):
+        torch_ops.clamp(context, node)
+        return
+    if low is not None:
+        x = mb.maximum(x=x, y=low)
+    if high is not None:
+        x = mb.minimum(x=x, y=high)
+    context.add(mb.identity(x=x, name=node.name))
+
+
+@register_torch_op(override=True, torch_alias=["prod.dim_int", "prod.default"])
+def prod(context: Any, node: Any) -> None:
+    """``aten.prod``, which 9.0 lacks."""
+    inputs = torch_ops._get_inputs(context, node, min_expected=1)
+    axes = [inputs[1].val] if len(inputs) > 1 else None
+    keep = bool(inputs[2].val) if len(inputs) > 2 else False
+    context.add(mb.reduce_prod(x=inputs[0], axes=axes, keep_dims=keep, name=node.name))
+
+
+@register_torch_op(override=True, torch_alias=["grid_sampler_2d.default"])
+def grid_sampler_2d(context: Any, node: Any) -> None:
+    """``aten.grid_sampler_2d``: 9.0 knows it as ``grid_sampler`` only, which torch.export does not write."""
+    torch_ops.grid_sampler(context, node)

@@ -1,0 +1,222 @@
+"""Decompositions of arithmetic and reductions that coremltools 9.0 lacks or computes as something else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ARITHMETIC"]
+
+aten = torch.ops.aten
+Number = int | float
+
+
+def _trunc(x: Tensor) -> Tensor:
+    """``trunc``, which 9.0 lacks."""
+    return torch.where(x < 0, torch.ceil(x), torch.floor(x)) if x.is_floating_point() else x.clone()
+
+
+def _fmod(x: Tensor, y: Tensor | Number) -> Tensor:
+    """``fmod``, which 9.0 lacks: the remainder has the sign of ``x``."""
+    return x - torch.div(x, y, rounding_mode="trunc") * y
+
+
+def _remainder_of_scalar(x: Number, y: Tensor) -> Tensor:
+    """``remainder`` of a number by a tensor, which 9.0 lacks."""
+    return torch.remainder(torch.full_like(y, x), y)
+
+
+def _isinf(x: Tensor) -> Tensor:
+    """``isinf``, which 9.0 lacks."""
+    return x.abs() == math.inf
+
+
+def _atan2(y: Tensor, x: Tensor) -> Tensor:
+    """``atan2`` in all quadrants. 9.0 is off by pi for ``y = 0, x < 0`` and shifts ``x`` near zero by 2e-8.
+
+    The quotient is that of the smaller by the larger, so that it is at most 1 and cannot overflow.
+    """
+    y, x = _as_float(y), _as_float(x)
+    high, wide = y.abs(), x.abs()
+    larger = torch.maximum(high, wide)
+    angle = torch.atan(torch.minimum(high, wide) / torch.where(larger == 0, 1.0, larger))
+    angle = torch.where(high > wide, math.pi / 2 - angle, angle)
+    angle = torch.where(x < 0, math.pi - angle, angle)
+    return torch.where(y < 0, -angle, angle)
+
+
+def _hypot(x: Tensor, y: Tensor) -> Tensor:
+    """``hypot``, which 9.0 lacks, without squares that overflow."""
+    x, y = x.abs(), y.abs()
+    larger = torch.maximum(x, y)
+    ratio = torch.minimum(x, y) / torch.where(larger == 0, 1.0, larger)
+    return larger * torch.sqrt(ratio * ratio + 1)
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """``asinh``, for which 9.0 calls a MIL op that does not exist."""
+    x = _as_float(x)
+    size = x.abs()
+    return torch.sign(x) * torch.log(size + torch.sqrt(size * size + 1))
+
+
+def _acosh(x: Tensor) -> Tensor:
+    """``acosh``, for which 9.0 calls a MIL op that does not exist."""
+    x = _as_float(x)
+    return torch.log(x + torch.sqrt((x - 1) * (x + 1)))
+
+
+def _erfc(x: Tensor) -> Tensor:
+    """``erfc``, which 9.0 lacks."""
+    return 1 - torch.erf(_as_float(x))
+
+
+def _round_decimals(x: Tensor, *, decimals: int = 0) -> Tensor:
+    """``round`` to decimals, which 9.0 lacks."""
+    return torch.round(x * 10.0**decimals) / 10.0**decimals
+
+
+def _copysign(x: Tensor, y: Tensor) -> Tensor:
+    """``copysign``, which 9.0 lacks. The sign of a zero counts as positive."""
+    return torch.where(y < 0, -x.abs(), x.abs())
+
+
+def _fmax(x: Tensor, y: Tensor) -> Tensor:
+    """``fmax``, which 9.0 lacks: a NaN gives way to the other operand."""
+    return torch.where(x != x, y, torch.where(y != y, x, torch.maximum(x, y)))
+
+
+def _fmin(x: Tensor, y: Tensor) -> Tensor:
+    """``fmin``, which 9.0 lacks: a NaN gives way to the other operand."""
+    return torch.where(x != x, y, torch.where(y != y, x, torch.minimum(x, y)))
+
+
+def _lerp(start: Tensor, end: Tensor, weight: Number) -> Tensor:
+    """``lerp`` by a number, in PyTorch's two forms. PyTorch's decomposition makes a shape that 9.0 cannot lower."""
+    return start + weight * (end - start) if abs(weight) < 0.5 else end - (end - start) * (1 - weight)
+
+
+def _hardtanh(x: Tensor, min_val: Number = -1, max_val: Number = 1) -> Tensor:
+    """``hardtanh`` with integer bounds, as ``relu6`` has: 9.0 refuses those for a float tensor."""
+    if isinstance(min_val, float) and isinstance(max_val, float):
+        return NotImplemented
+    return aten.hardtanh.default(x, float(min_val), float(max_val)) if x.is_floating_point() else NotImplemented
+
+
+def _bitwise(logical: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def decompose(x: Tensor, y: Tensor) -> Tensor:
+        """A bitwise operator of booleans, which 9.0 lacks. MIL has none of integers."""
+        return logical(x, y) if x.dtype == y.dtype == torch.bool else NotImplemented
+
+    return decompose
+
+
+def _any(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``any`` of numbers. 9.0 casts them to integers first, so that 0.5 counts as false."""
+    return NotImplemented if x.dtype == torch.bool else torch.any(x != 0, *args, **kwargs)
+
+
+def _var(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: Number | None = None, keepdim: bool = False
+) -> Tensor:
+    """``var`` with the default correction, 1. Where it is not spelled out 9.0 corrects by nothing."""
+    if correction is not None:
+        return NotImplemented
+    return aten.var.correction(x, dim, correction=1, keepdim=keepdim)
+
+
+def _var_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: Number | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``var_mean``, which 9.0 lacks."""
+    axes = list(range(x.dim())) if dim is None else list(dim)
+    corrected = 1 if correction is None else correction
+    return aten.var.correction(x, axes, correction=corrected, keepdim=keepdim), torch.mean(x, axes, keepdim=keepdim)
+
+
+def _log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """``log_softmax`` of the shifted input. 9.0 takes the logarithm of the softmax, which ends at log(1e-45) = -103.3.
+
+    After the shift the sum lies between 1 and the number of elements.
+    """
+    shifted = x - torch.amax(x, dim, keepdim=True)
+    return shifted - torch.log(torch.sum(torch.exp(shifted), dim, keepdim=True))
+
+
+def _arg(operator: Any) -> Callable[..., Tensor]:
+    def decompose(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        """``argmax`` or ``argmin`` over all elements. 9.0 takes the last axis instead."""
+        return NotImplemented if dim is not None or keepdim else operator(x.reshape(-1), 0, False)
+
+    return decompose
+
+
+def _addmv(x: Tensor, matrix: Tensor, vector: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """``addmv``, which 9.0 lacks."""
+    return torch.mv(matrix, vector) * alpha + x * beta
+
+
+def _addbmm(x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """``addbmm``, which 9.0 lacks."""
+    return torch.bmm(batch1, batch2).sum(0) * alpha + x * beta
+
+
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``bilinear``, for which PyTorch's decomposition is an operator that 9.0 lacks."""
+    products = torch.matmul(x.unsqueeze(-2).unsqueeze(-2), weight).squeeze(-2)
+    total = (products * y.unsqueeze(-2)).sum(-1)
+    return total if bias is None else total + bias
+
+
+def _cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    """``cdist``, which 9.0 lacks, from differences."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+def _dist(x: Tensor, y: Tensor, p: Number = 2) -> Tensor:
+    """``dist``, which 9.0 lacks."""
+    return torch.linalg.vector_norm(x - y, p)
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.float32)
+
+
+ARITHMETIC: dict[Any, Callable[..., Any]] = {
+    aten.trunc.default: _trunc,
+    aten.fmod.Tensor: _fmod,
+    aten.fmod.Scalar: _fmod,
+    aten.remainder.Scalar_Tensor: _remainder_of_scalar,
+    aten.isinf.default: _isinf,
+    aten.atan2.default: _atan2,
+    aten.hypot.default: _hypot,
+    aten.asinh.default: _asinh,
+    aten.acosh.default: _acosh,
+    aten.erfc.default: _erfc,
+    aten.round.decimals: _round_decimals,
+    aten.copysign.Tensor: _copysign,
+    aten.fmax.default: _fmax,
+    aten.fmin.default: _fmin,
+    aten.lerp.Scalar: _lerp,
+    aten.hardtanh.default: _hardtanh,
+    aten.bitwise_or.Tensor: _bitwise(torch.logical_or),
+    aten.bitwise_xor.Tensor: _bitwise(torch.logical_xor),
+    aten.any.default: _any,
+    aten.any.dim: _any,
+    aten.any.dims: _any,
+    aten.var.correction: _var,
+    aten.var_mean.correction: _var_mean,
+    aten._log_softmax.default: _log_softmax,
+    aten.argmax.default: _arg(aten.argmax.default),
+    aten.argmin.default: _arg(aten.argmin.default),
+    aten.addmv.default: _addmv,
+    aten.addbmm.default: _addbmm,
+    aten.bilinear.default: _bilinear,
+    aten._cdist_forward.default: _cdist,
+    aten.dist.default: _dist,
+}
+"""Decompositions by operator."""
