@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil.frontend.torch import torch_op_registry
+from coremltools.converters.mil.mil.passes import pass_pipeline
+from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from torch import nn
 
 import nanproof
-from nanproof.errors import InputError, NumericsError, UsageError
+from nanproof.errors import InputError, UsageError
 from nanproof.mil.coreml import ct
+from nanproof.mil.edit import ApplyEdits
+from nanproof.mil.edits import SetConstant
 
 
 class Perceptron(nn.Module):
@@ -177,21 +183,62 @@ class Divided(nn.Module):
         self.conv = nn.Conv2d(2, 3, 1)
 
     def forward(self, x):
-        return 2.0 / self.conv(x)
+        return 2.0 / (self.conv(x) + 3)
 
 
-def test_a_wrong_lowering_is_a_finding_and_a_failure():
+def test_a_pass_that_changes_the_result_is_named_and_left_out():
     result = nanproof.convert(Divided(), (torch.rand(1, 2, 4, 4),))
-    if result.fidelity.error < 1e-5:
-        pytest.skip("this coremltools lowers the division correctly")
+    (finding,) = result.findings
+    assert (finding.code, finding.op, finding.remedy) == ("NP202", "common::fuse_conv_scale", "left out")
+    assert finding.detail.startswith("coremltools' pass 'common::fuse_conv_scale' changed output 'mul' by ")
+    assert result.verdict == "tested"
+    assert result.fidelity.error < 1e-6
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return torch.sin(x)
+
+
+def test_a_wrong_lowering_is_a_finding_and_a_failure(x, monkeypatch):
+    lowerings = torch_op_registry._TORCH_OPS_REGISTRY.name_to_func_mapping
+    monkeypatch.setitem(lowerings, "sin", lowerings["cos"])
+    result = nanproof.convert(Sine(), (x,))
     assert result.verdict == "failed"
     assert [f.code for f in result.findings] == ["NP201"]
 
 
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_passes_that_keep_the_result_are_not_found(x, precision):
+    result = nanproof.convert(Perceptron(), (x,), verify_passes=True, precision=precision)
+    assert result.findings == ()
+    assert result.seconds["check passes"] > 0
+
+
+class _Halves(AbstractGraphPass):
+    """Halves the weights of every linear op."""
+
+    def apply(self, prog):
+        layers = [op for op in prog.functions["main"].operations if op.op_type == "linear"]
+        ApplyEdits([SetConstant(op.name, "weight", 0, op.weight.val / 2) for op in layers])(prog)
+
+
+@pytest.mark.parametrize(
+    ("before", "remedy"), [("common::add_fp16_cast", "left out"), ("common::add_int16_cast", "not repaired")]
+)
+def test_a_wrong_pass_is_found_before_and_after_the_cast(x, monkeypatch, before, remedy):
+    monkeypatch.setitem(PASS_REGISTRY.passes, "test::halves", _Halves)
+    names = list(pass_pipeline._COMMON_PASSES)
+    names.insert(names.index(before), "test::halves")
+    monkeypatch.setattr(pass_pipeline, "_COMMON_PASSES", names)
+    result = nanproof.convert(Perceptron(), (x,), verify_passes=True)
+    assert [(f.code, f.op, f.remedy) for f in result.findings] == [("NP202", "test::halves", remedy)]
+
+
 @pytest.mark.parametrize("unit", ["cpu", "ane", "ane_m1"])
-def test_units_that_are_not_there_yet_say_so(unit, x):
-    with pytest.raises(NumericsError, match=f"'{unit}' are not available in this version"):
-        nanproof.convert(Perceptron(), (x,), units=(unit,))
+def test_every_unit_can_judge(unit, x):
+    result = nanproof.convert(Perceptron(), (x,), units=(unit, "gpu"))
+    assert result.verdicts == {unit: "tested", "gpu": "tested"}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +285,7 @@ def test_interruption_leaves_the_destination_untouched(x, tmp_path, monkeypatch)
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nanproof.conductor.load", interrupted)
+    monkeypatch.setattr("nanproof.conductor.load_program", interrupted)
     with pytest.raises(KeyboardInterrupt):
         nanproof.convert(Perceptron(), (x,)).save(path)
     assert sorted((p.relative_to(path), p.stat().st_size) for p in path.rglob("*")) == before

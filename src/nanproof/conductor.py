@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,32 +13,33 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from nanproof import __version__
-from nanproof.capture.batch import as_batch
+from nanproof.capture.batch import Batch, as_batch
+from nanproof.capture.examples import generated, widened, widened_batch
 from nanproof.capture.module import Captured, capture
 from nanproof.comparison.compare import Comparison, compare_outputs
 from nanproof.comparison.metrics import difference
+from nanproof.comparison.passes import PassChange, PassCheck
 from nanproof.diagnosis.births import Birth, find_births
-from nanproof.errors import UsageError
+from nanproof.errors import InputError
 from nanproof.findings import Finding
 from nanproof.interpret.execute import Executor
 from nanproof.interpret.observe import Ranges, observe
+from nanproof.mil.declared import declared_inputs, tensor_types
 from nanproof.mil.edit import ApplyEdits
 from nanproof.mil.frontend import Options, Typing, lower, package
-from nanproof.mil.names import base_name
 from nanproof.mil.package import ScratchFolder, write_model
-from nanproof.mil.read import load
+from nanproof.mil.read import load_program
 from nanproof.mil.reflect import reflect
-from nanproof.numerics import get
+from nanproof.mil.sources import with_sources
 from nanproof.plan.plan import Plan
 from nanproof.plan.planner import first_plan, replan, take_back, without_islands
-from nanproof.program import Block, DType, Program, Source
+from nanproof.program import DType, Program
+from nanproof.request import CoremltoolsOptions, Precision, Progress, Request, checked
 from nanproof.result import Conversion
+from nanproof.stress.variations import varied
 from nanproof.trial import Trial, gather, worst
 
 __all__ = ["Precision", "convert"]
-
-Precision = Literal["auto", "float16", "float32"]
-Progress = Callable[[str], None]
 
 _Run = tuple[list[Birth], list[dict[str, np.ndarray]]]
 _MOST_ROUNDS = 8
@@ -50,114 +49,163 @@ _REWRITE_TOLERANCE = 1e-4
 """A rewrite claims the same result; in float32 it may differ by rounding, not more."""
 
 
-@dataclass(slots=True)
-class _Clock:
-    """Wall time by stage; tells ``progress`` what begins."""
-
-    progress: Progress | None
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def __call__(self, stage: str) -> Generator[None]:
-        if self.progress is not None:
-            self.progress(stage)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
 def convert(
-    module: nn.Module | ExportedProgram,
-    example_inputs: Any,
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
     *,
     precision: Precision = "auto",
     units: Sequence[str] = ("gpu",),
     calibration: Iterable[Any] | None = None,
     tolerance: float = 1e-2,
     stress: bool = True,
-    minimum_deployment_target: Any = "iOS17",
-    inputs: Any = None,
-    outputs: Any = None,
-    compute_units: Any = None,
+    dynamic_shapes: Any = None,
+    verify_passes: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[CoremltoolsOptions],
 ) -> Conversion:
     """Convert a PyTorch model to an ML Program that is finite in FP16, and show it on the written file.
 
     Args:
-        module: The module (converted in evaluation mode), or an ``ExportedProgram``.
-        example_inputs: What you would pass to the module: a tensor, a tuple, or a dict of keyword arguments.
+        model: The module (converted in evaluation mode, and in float32 if its weights are half or bfloat16), an
+            ``ExportedProgram``, or a TorchScript module.
+        example_inputs: What you would pass to the module: a tensor, a tuple, or a dict of keyword arguments. Without
+            it, inputs are drawn from ``inputs``: normal floats, even pixels, and whole numbers of 0 and 1.
         precision: ``"auto"``: FP16, with rewrites where they make it safe and FP32 where nothing else does;
             ``"float16"``: FP16 throughout, rewrites included, no FP32 islands; ``"float32"``: FP32 throughout.
         units: Numerics under which the written file is executed and judged: ``"gpu"``, ``"strict"``, ``"reference"``.
         calibration: Further inputs, each as ``example_inputs``. Ranges are observed and the result is judged on all.
         tolerance: Largest error that counts as the same, relative to the range of an output.
         stress: Also run masks at their worst (a row masked everywhere, padding on the left, ...).
-        minimum_deployment_target: As in ``coremltools.convert``; a name such as ``"iOS17"`` will do. The default
-            differs from coremltools', since from iOS17 on small epsilons stay FP32 beside FP16 data.
-        inputs: As in ``coremltools.convert``.
-        outputs: As in ``coremltools.convert``.
-        compute_units: As in ``coremltools.convert``.
+        dynamic_shapes: As in ``torch.export.export``. The file is executed at its smallest and largest shapes, too.
+        verify_passes: Execute the program before and after every graph pass of coremltools, and name those that change
+            a result. A pass before the FP16 cast that does is left out. Without this it is done only where the lowered
+            program computes something else than PyTorch.
         progress: Called with the name of each stage as it begins.
+        options: The options of ``coremltools.convert``, with their meaning there: ``inputs``, ``outputs``,
+            ``classifier_config``, ``pass_pipeline``, ...; see :class:`nanproof.request.CoremltoolsOptions`.
 
     Returns:
-        The conversion. Nothing is written to a place of yours before you call its ``save``.
+        The conversion. Nothing is written to a place of yours before you call its ``save``, but for ``package_dir``.
 
     Raises:
         UsageError: A wrong argument; no such numerics; inputs missing; the module cannot be captured or lowered.
-        CouldNotCheckError: The program was converted but holds an op that cannot be executed, so nothing is known of
-            it.
+        CouldNotCheckError: The program holds an op that cannot be executed, so nothing is known of it.
     """
-    request = _Request(
+    request = checked(
+        options,
         precision=precision,
-        numerics=_checked_units(units, precision),
+        units=units,
+        dynamic_shapes=dynamic_shapes,
+        progress=progress,
         tolerance=tolerance,
         stress=stress,
-        options=Options(minimum_deployment_target, inputs, outputs, compute_units),
-        clock=_Clock(progress),
+        verify_passes=verify_passes,
     )
-    return _convert(module, example_inputs, list(calibration or ()), request)
+    conversion = _convert(model, example_inputs, list(calibration or ()), request)
+    if request.package_dir is not None:
+        conversion.save(request.package_dir)
+    return conversion
+
+
+def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], request: Request) -> Conversion:
+    clock = request.clock
+    with clock("capture"):
+        module = widened(model)
+        example = _example(example_inputs, module, request)
+        example = example if example is None else _fitting(example, module, model)
+        captured = capture(module, example, request.dynamic_shapes)
+        request = replace(request, options=_completed(request.options, captured))
+    batches = [captured.example, *(_fitting(as_batch(c, module), module, model) for c in calibration)]
+    lowered = _lowered(module, captured, batches, request)
+    passes: list[Finding] = []
+    if lowered.findings or request.verify_passes:
+        changes = _changes(captured, lowered, request)
+        passes = [_pass_finding(change, "left out") for change in changes]
+    if passes:
+        request = replace(request, options=replace(request.options, without_passes=frozenset(f.op for f in passes)))
+        lowered = _lowered(module, captured, batches, request)
+    with clock("plan"):
+        plan, findings = first_plan(lowered.fp32, lowered.ranges) if request.precision != "float32" else (Plan(), [])
+        if request.precision == "float16":
+            plan, findings = without_islands(plan, findings)
+    return _Build(captured, request, lowered).finish(plan, [*passes, *lowered.findings, *findings])
+
+
+def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None:
+    """The call to capture the module on: the given one, or one of the declared inputs; ``None`` for a program's own.
+
+    Raises:
+        InputError: There is none, or the declared inputs are not those of the call.
+    """
+    if example_inputs is None and isinstance(module, ExportedProgram):
+        return None
+    if example_inputs is None and request.declared:
+        return as_batch(generated(request.declared), module)
+    batch = as_batch(example_inputs, module)
+    if request.declared and len(request.declared) != len(batch.tensors):
+        raise InputError(
+            f"`inputs` declares {len(request.declared)} inputs, and the example inputs hold {len(batch.tensors)} "
+            "tensors.\n  Declare one for each tensor, in the order of the module's forward."
+        )
+    return batch
+
+
+def _fitting(batch: Batch, module: Any, given: Any) -> Batch:
+    """A call of the given model as one of the module that is converted, which may be its float32 copy."""
+    return batch if module is given else widened_batch(batch)
+
+
+def _completed(options: Options, captured: Captured) -> Options:
+    """The options with what only the capture knows: the inputs of TorchScript, the sizes of the example."""
+    tensors = captured.example.tensors
+    if options.inputs is None and not isinstance(captured.exported, ExportedProgram):
+        declarations = tensor_types(captured.input_names, [t.detach().numpy() for t in tensors])
+        return replace(options, inputs=declarations)
+    return replace(options, default_shapes=[tuple(t.shape) for t in tensors])
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
-    """What the user asked for, checked."""
+class _Lowered:
+    """A lowered model: as coremltools has it and as we have it, with what float32 execution says of it.
 
-    precision: Precision
-    numerics: Sequence[str]
-    tolerance: float
-    stress: bool
-    options: Options
-    clock: _Clock
+    ``answers`` are its outputs on all inputs of the trial, ``findings`` what the lowering itself changed.
+    """
 
-
-def _checked_units(units: Sequence[str], precision: str) -> list[str]:
-    if not units:
-        raise UsageError("No units were given, so nothing could be checked. Pass units=('gpu',), for example.")
-    if precision not in ("auto", "float16", "float32"):
-        raise UsageError(f"Unknown precision '{precision}'. Use 'auto', 'float16' or 'float32'.")
-    return [get(unit).name for unit in ([units] if isinstance(units, str) else units)]
+    pymil: Any
+    fp32: Program
+    trial: Trial
+    ranges: Ranges
+    answers: Sequence[Mapping[str, np.ndarray]]
+    fidelity: Comparison
+    findings: Sequence[Finding]
 
 
-def _convert(module: Any, example_inputs: Any, calibration: Sequence[Any], request: _Request) -> Conversion:
-    clock = request.clock
-    with clock("capture"):
-        captured = capture(module, example_inputs)
-    with clock("lower"):
+def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request: Request) -> _Lowered:
+    with request.clock("lower"):
         pymil = lower(captured.exported, request.options)
-        fp32 = _with_sources(reflect(pymil), captured.sources)
-    with clock("observe"):
-        batches = [captured.example, *(as_batch(c, module) for c in calibration)]
-        trial = gather(module, fp32, batches, with_stress=request.stress)
+        fp32 = reflect(pymil, captured.sources)
+    with request.clock("observe"):
+        trial = gather(module, fp32, batches, declared_inputs(pymil), with_stress=request.stress)
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
-        lowering = _lowering_findings(fp32, fidelity)
-    with clock("plan"):
-        plan, findings = first_plan(fp32, ranges) if request.precision != "float32" else (Plan(), [])
-        if request.precision == "float16":
-            plan, findings = without_islands(plan, findings)
-    return _Build(captured, request, fp32, ranges, trial, answers).finish(pymil, plan, [*lowering, *findings], fidelity)
+        return _Lowered(pymil, fp32, trial, ranges, answers, fidelity, _lowering_findings(fp32, fidelity))
+
+
+def _changes(captured: Captured, lowered: _Lowered, request: Request) -> list[PassChange]:
+    """The passes before the FP16 cast that change what the program computes."""
+    check = _pass_check(lowered)
+    with request.clock("check passes"):
+        lower(captured.exported, request.options, check)
+    return check.changes
+
+
+def _pass_check(lowered: _Lowered) -> PassCheck:
+    given = lowered.trial.inputs[0]
+    return PassCheck([given, varied(given)])
+
+
+def _pass_finding(change: PassChange, remedy: str) -> Finding:
+    return Finding("NP202", change.name, "graph pass", str(change), remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +213,19 @@ class _Build:
     """The second half of a conversion: write, read back, execute, and plan again while something is born non-finite."""
 
     captured: Captured
-    request: _Request
-    fp32: Program
-    ranges: Ranges
-    trial: Trial
-    answers: Sequence[Mapping[str, np.ndarray]]
+    request: Request
+    lowered: _Lowered
 
-    def finish(self, pymil: Any, plan: Plan, findings: list[Finding], fidelity: Comparison) -> Conversion:
+    @property
+    def fp32(self) -> Program:
+        return self.lowered.fp32
+
+    @property
+    def trial(self) -> Trial:
+        return self.lowered.trial
+
+    def finish(self, plan: Plan, findings: list[Finding]) -> Conversion:
+        pymil = self.lowered.pymil
         folder = ScratchFolder()
         path = folder.path / "model.mlpackage"
         plan, findings, pymil = self._checked(plan, findings, pymil)
@@ -182,22 +236,36 @@ class _Build:
                 break
             plan, findings, pymil = self._checked(better, [*findings, *more], self._lower())
             program, runs = self._tried(pymil, plan, path)
+        if self.request.verify_passes:
+            findings = [*findings, *self._typing_findings(plan)]
         units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
         return Conversion(
-            program=_with_sources(program, self.captured.sources),
+            program=program,
             fp32_program=self.fp32,
             verdict=worst([unit.verdict for unit in units.values()]),
             units=units,
             findings=tuple(findings),
             plan=replace(plan, fp32_ops=count_fp32(program)),
-            fidelity=fidelity,
+            fidelity=self.lowered.fidelity,
             stress=tuple(self.trial.stress),
             precision=self.request.precision,
             tolerance=self.request.tolerance,
             seconds=self.request.clock.seconds,
             package=path,
             folder=folder,
+            loading={
+                "skip_model_load": self.request.skip_model_load,
+                "compute_units": self.request.options.compute_units,
+            },
         )
+
+    def _typing_findings(self, plan: Plan) -> list[Finding]:
+        """What the passes from the FP16 cast on change beyond rounding."""
+        check = _pass_check(self.lowered)
+        _, _, pymil = self._checked(plan, [], self._lower())
+        with self.request.clock("check passes"):
+            package(pymil, self._typing(plan), self.request.options, visitor=check)
+        return [_pass_finding(change, "not repaired") for change in check.changes]
 
     def _lower(self) -> Any:
         with self.request.clock("lower"):
@@ -227,7 +295,7 @@ class _Build:
         mask everything hold nothing meaningful (see ``rewrite.mask_sentinel``).
         """
         executor, count = Executor(rewritten), len(self.trial.inputs)
-        for i, (batch, answer) in enumerate(zip(self.trial.all_inputs, self.answers, strict=True)):
+        for i, (batch, answer) in enumerate(zip(self.trial.all_inputs, self.lowered.answers, strict=True)):
             result = executor.once(batch)
             for name, reference in answer.items():
                 found = difference(result[name], reference)
@@ -239,24 +307,30 @@ class _Build:
         """The program as written and read back, and what it does under each unit's numerics on all inputs."""
         program = self._write(pymil, plan, path)
         with self.request.clock("verify"):
-            return program, {
-                n: find_births(program, self.trial.all_inputs, self.ranges, n) for n in self.request.numerics
-            }
+            runs: dict[str, _Run] = {}
+            for name in self.request.numerics:
+                births, outputs = find_births(program, self.trial.file_inputs, self.lowered.ranges, name)
+                runs[name] = births, self.trial.answers(program, outputs)
+            return program, runs
 
     def _write(self, pymil: Any, plan: Plan, path: Path) -> Program:
         with self.request.clock("write"):
-            typing = Typing(
-                fp16=self.request.precision != "float32",
-                fp32_ops=plan.kept,
-                fp32_outputs=plan.fp32_outputs,
-                metadata={
-                    # Without this the package would claim a source of its own making, "milinternal".
-                    "com.github.apple.coremltools.source": f"torch=={torch.__version__}",
-                    "com.github.nanproof.version": __version__,
-                },
-            )
-            write_model(package(pymil, typing, self.request.options), path)
-            return load(path)
+            packaged = package(pymil, self._typing(plan), self.request.options, self.captured.sources)
+            write_model(packaged.model, path)
+            # The file's own map has paths that say less of this machine, and so can be shown but not always be opened.
+            return with_sources(load_program(path), packaged.sources)
+
+    def _typing(self, plan: Plan) -> Typing:
+        return Typing(
+            fp16=self.request.precision != "float32",
+            fp32_ops=plan.kept,
+            fp32_outputs=plan.fp32_outputs,
+            metadata={
+                # Without this the package would claim a source of its own making, "milinternal".
+                "com.github.apple.coremltools.source": f"torch=={torch.__version__}",
+                "com.github.nanproof.version": __version__,
+            },
+        )
 
 
 def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:
@@ -273,21 +347,3 @@ def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:
 def count_fp32(program: Program) -> int:
     """Ops of a program that compute in FP32, casts not included."""
     return sum(op.dtype is DType.FP32 and op.type != "cast" for op in program.walk())
-
-
-def _with_sources(program: Program, sources: Mapping[str, Source]) -> Program:
-    """The program with the line of the user's code at every op whose name is known to the exported graph."""
-
-    def sourced(block: Block) -> Block:
-        ops = tuple(
-            replace(
-                op,
-                source=sources.get(base_name(op.name), op.source),
-                blocks=tuple(sourced(inner) for inner in op.blocks),
-            )
-            for op in block.ops
-        )
-        return replace(block, ops=ops)
-
-    functions = {name: replace(f, block=sourced(f.block)) for name, f in program.functions.items()}
-    return replace(program, functions=functions)

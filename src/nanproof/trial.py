@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from nanproof.capture.batch import Batch, call
+from nanproof.capture.examples import as_images, resized, shape_sets
 from nanproof.comparison.compare import compare_outputs, named_inputs
 from nanproof.diagnosis.births import Birth
+from nanproof.errors import CaptureError, UsageError
+from nanproof.mil.declared import Declared
 from nanproof.program import Program
 from nanproof.result import StressOutcome, UnitResult, Verdict
 from nanproof.stress.masks import StressInput, stress_masks
@@ -27,7 +30,8 @@ _ORDER: tuple[Verdict, ...] = ("failed", "unknown", "tested", "proved")
 class Trial:
     """Batches by input name with PyTorch's answers, and stress variants of the first batch with theirs.
 
-    The answer to a stress input is ``None`` if the module itself refuses it.
+    The answer to a stress input is ``None`` if the module itself refuses it. Inputs are what the module sees, and
+    ``images`` are those of them for which the written file takes pixels.
     """
 
     outputs: tuple[str, ...]
@@ -35,11 +39,38 @@ class Trial:
     expected: Sequence[Sequence[np.ndarray]]
     stress: Sequence[StressInput]
     stress_expected: Sequence[Sequence[np.ndarray] | None]
+    images: Mapping[str, Declared] = field(default_factory=dict[str, Declared])
 
     @property
     def all_inputs(self) -> list[Arrays]:
         """Given inputs, then stress inputs."""
         return [*self.inputs, *(s.inputs for s in self.stress)]
+
+    @property
+    def file_inputs(self) -> list[Arrays]:
+        """:attr:`all_inputs` as the written file takes them: images as pixels, before scale and bias."""
+        return [
+            {name: self.images[name].pixels(array) if name in self.images else array for name, array in arrays.items()}
+            for arrays in self.all_inputs
+        ]
+
+    def answers(self, program: Program, outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What the written file gave, by the names of :attr:`outputs`: a classifier has another for its probabilities.
+
+        Raises:
+            UsageError: The classifier's probabilities are no output of the module.
+        """
+        probabilities = program.interface.probabilities
+        if not probabilities:
+            return [dict(given) for given in outputs]
+        classified = [name for name in self.outputs if name not in program.outputs]
+        if len(classified) != 1:
+            raise UsageError(
+                "The classifier takes its probabilities from a tensor that the module does not return, so they cannot "
+                "be\n  compared. Name one of its outputs: coremltools.ClassifierConfig(labels, "
+                f"predicted_probabilities_output={self.outputs[0]!r})."
+            )
+        return [{classified[0] if name == probabilities else name: v for name, v in o.items()} for o in outputs]
 
     def judge(self, unit: str, births: Sequence[Birth], actual: Sequence[Arrays], tolerance: float) -> UnitResult:
         """The verdict on one unit.
@@ -75,18 +106,61 @@ class Trial:
 
 
 def gather(
-    module: nn.Module | ExportedProgram, program: Program, batches: Sequence[Batch], *, with_stress: bool
+    module: nn.Module | ExportedProgram,
+    program: Program,
+    batches: Sequence[Batch],
+    declared: Sequence[Declared],
+    *,
+    with_stress: bool,
 ) -> Trial:
     """Ask PyTorch for its answers to all batches and their stress variants.
 
+    Args:
+        module: The module.
+        program: The lowered program.
+        batches: The given calls. Where inputs may have several shapes, the first is also run at the default, the
+            smallest and the largest.
+        declared: What the lowered program's inputs are declared to be.
+        with_stress: Whether to run stress variants.
+
     Raises:
         InputError: A batch does not fit the program's inputs.
+        CaptureError: The module fails at a shape that its inputs are declared to have.
     """
+    images = {name: one for name, one in zip(program.inputs, declared, strict=False) if one.color is not None}
+    batches = [*batches, *_shaped(module, batches[0], declared)]
+    batches = [as_images(batch, declared) if images else batch for batch in batches]
     named = [named_inputs(program, batch) for batch in batches]
     expected = [_arrays(call(module, batch)) for batch in batches]
-    stress = stress_masks(named) if with_stress else []
+    masks = [{name: array for name, array in arrays.items() if name not in images} for arrays in named]
+    stress = [replace(s, inputs={**named[0], **s.inputs}) for s in stress_masks(masks)] if with_stress else []
     answers = [_answer(module, program, batches[0], s) for s in stress]
-    return Trial(tuple(program.outputs), named, expected, stress, answers)
+    return Trial(tuple(program.outputs), named, expected, stress, answers, images)
+
+
+def _shaped(module: Any, batch: Batch, declared: Sequence[Declared]) -> list[Batch]:
+    """The call at the other shapes that its inputs are declared to have.
+
+    Raises:
+        CaptureError: The module fails there.
+    """
+    known = [tuple(t.shape) for t in batch.tensors]
+    more: list[Batch] = []
+    for what, shapes in shape_sets(declared).items():
+        if shapes == known or shapes in ([tuple(t.shape) for t in b.tensors] for b in more):
+            continue
+        other = resized(batch, shapes)
+        try:
+            call(module, other)
+        except Exception as error:  # the module is the user's code: it may raise anything
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise CaptureError(
+                f"The module fails at the {what} of the shapes that its inputs are declared to have: "
+                f"{type(error).__name__}: {first}\n"
+                f"  Shapes: {', '.join(str(list(s)) for s in shapes)}. Declare the shapes that its forward takes."
+            ) from error
+        more.append(other)
+    return more
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

@@ -65,7 +65,7 @@ def test_a_module_that_cannot_be_exported():
 
 
 def test_not_a_module():
-    with pytest.raises(CaptureError, match=r"converts a torch\.nn\.Module .*, not function"):
+    with pytest.raises(CaptureError, match=r"converts a torch\.nn\.Module, .*, not function"):
         capture(lambda x: x, (torch.ones(3),))
 
 
@@ -74,3 +74,18 @@ def test_replaced_tensors_keep_the_structure():
     changed = batch.with_tensors([torch.ones(1), torch.ones(2), torch.ones(3)])
     assert [float(t.sum()) for t in changed.tensors] == [1.0, 2.0, 3.0]
     assert changed.kwargs["flag"] is True
+
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        return x + self.calls
+
+
+def test_buffers_that_change_are_refused():
+    with pytest.raises(CaptureError, match=r"(?s)changes the buffer calls in place.*return the new one"):
+        capture(Counter(), (torch.zeros(2),))

@@ -68,6 +68,11 @@ def interrupted():
 def batch():
     return (torch.ones(3, 4),)
 
+def cancelling():
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    return layer, (torch.ones(1, 4),)
+
 constant = 42
 '''
 
@@ -127,6 +132,12 @@ def attention(nets: Path) -> Path:
 def loud(nets: Path) -> Path:
     """A model that overflows in FP16, converted to FP16 throughout nevertheless."""
     return _converted(nets, "loud", "--precision", "float16", "--keep-failed")
+
+
+@pytest.fixture(scope="session")
+def cancelling(nets: Path) -> Path:
+    """A sum of two positive and two negative terms of the same size."""
+    return _converted(nets, "cancelling")
 
 
 def _converted(nets: Path, name: str, *options: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,75 @@ def test_a_pt2_is_not_opened_unless_trusted(nanproof: Command, tmp_path: Path):
     assert not ran.exists()
 
 
+class Halving(torch.nn.Module):
+    def forward(self, x):
+        return torch.relu(x) / 2
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "net.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, which people have files of still
+        torch.jit.trace(Halving(), torch.randn(3, 4)).save(str(path))
+    return path
+
+
+def test_torchscript(nanproof: Command, script: Path, tmp_path: Path):
+    np.savez(tmp_path / "in.npz", x=np.ones((3, 4), np.float32))
+    out = tmp_path / "net.mlpackage"
+    said = nanproof("convert", script, "--trust", "-o", out, "--inputs", tmp_path / "in.npz", "--json")
+    assert (said.code, said.document["verdict"]) == (0, "tested")
+    assert out.is_dir()
+
+
+def test_torchscript_refused(nanproof: Command, script: Path, tmp_path: Path):
+    """It is a program: its operators can write files. What PyTorch cannot read at all is said so."""
+    out = ("-o", tmp_path / "net.mlpackage")
+    assert "was not opened: TorchScript is a program" in nanproof("convert", script, *out).err
+    said = nanproof("convert", script, "--trust", *out)
+    assert (said.code, "TorchScript keeps none. Pass --inputs FILE.npz" in said.err) == (2, True)
+    np.savez(tmp_path / "in.npz", y=np.ones((3, 4), np.float32))
+    said = nanproof("convert", script, "--trust", *out, "--inputs", tmp_path / "in.npz")
+    assert "holds 'y', but the model's forward takes x." in said.err
+    damaged = tmp_path / "damaged.pt"
+    with zipfile.ZipFile(damaged, "w") as archive:
+        archive.writestr("net/code/__torch__.py", "nothing")
+    said = nanproof("convert", damaged, "--trust", *out, "--inputs", tmp_path / "in.npz")
+    assert (said.code, f"torch.jit.load cannot read '{damaged}'" in said.err) == (2, True)
+    assert not (tmp_path / "net.mlpackage").exists()
+
+
+OPTIONS = """
+import coremltools, torch
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2), torch.nn.Softmax(-1))
+example_inputs = torch.rand(1, 3, 2, 2)
+def photos():
+    return {
+        "inputs": [coremltools.ImageType(name="photo", shape=(1, 3, 2, 2), scale=1 / 255)],
+        "classifier_config": coremltools.ClassifierConfig(["cat", "dog"]),
+    }
+wrong, own, text = {"shape": (1,)}, {"precision": "auto"}, "inputs"
+"""
+
+
+def test_options_of_coremltools(nanproof: Command, tmp_path: Path):
+    path, out = tmp_path / "photo.py", tmp_path / "photo.mlpackage"
+    path.write_text(OPTIONS)
+    said = nanproof("convert", f"{path}:net", "-o", out, "--options", f"{path}:photos", "--json")
+    assert (said.code, said.document["verdict"]) == (0, "tested")
+    shown = nanproof("inspect", out).out
+    assert "RGB image of 2 x 2" in shown
+    for name, message in {
+        "wrong": "holds 'shape', which nanproof.convert does not take",
+        "own": "holds 'precision', which nanproof.convert does not take, or for which the command has an option",
+        "text": "gives a str, and not a dict of keyword arguments of nanproof.convert",
+    }.items():
+        said = nanproof("convert", f"{path}:net", "-o", out, "--options", f"{path}:{name}")
+        assert (said.code, message in said.err) == (2, True)
+    assert "--options is file.py:name" in nanproof("convert", f"{path}:net", "-o", out, "--options", "photos").err
+
+
 def test_a_damaged_pt2(nanproof: Command, folder: Path, tmp_path: Path):
     said = nanproof("convert", folder / "a.pt2", "--trust", "-o", tmp_path / "net.mlpackage")
     assert said.code == 2
@@ -177,7 +248,7 @@ def test_wrong_models(nanproof: Command, nets: Path, folder: Path, tmp_path: Pat
         (("-o", "out.mlmodel"), "The output 'out.mlmodel' must end in .mlpackage."),
         (("-o", "no/where/out.mlpackage"), "The folder 'no/where' for the output does not exist."),
         (("-o", "out.mlpackage", "--report", "r.pdf"), "The output 'r.pdf' must end in .html."),
-        (("-o", "out.mlpackage", "--unit", "ane"), "The numerics 'ane' are not available in this version"),
+        (("-o", "out.mlpackage", "--unit", "tpu"), "Unknown numerics 'tpu'. Available: reference, "),
         (("-o", "out.mlpackage", "--target", "iOS3"), "Unknown deployment target 'iOS3'."),
         (("-o", "out.mlpackage", "--precision", "float8"), "Unknown precision 'float8'."),
         (("-o", "out.mlpackage", "--inputs", "in.npz"), "There is no file 'in.npz'."),

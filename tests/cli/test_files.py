@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_wrong_files(nanproof: Command, attention: Path, batch: Path, tmp_path: 
         ((tmp_path / "m.mlmodel", "--inputs", batch), "A .mlmodel file holds an older model type"),
         ((attention, "--inputs", tmp_path / "bad.npz"), "cannot be read"),
         ((attention, "--inputs", tmp_path / "none.npz"), "There is no file"),
-        ((attention, "--inputs", tmp_path / "m.mlmodel"), "is no .npz and no .npy file"),
+        ((attention, "--inputs", tmp_path / "m.mlmodel"), "is no .npz, .npy, .json or image file"),
         ((attention, "--inputs", tmp_path / "one.npy"), "holds one array without a name, but 2 are needed: x, mask"),
     ):
         said = nanproof(verb, *args)
@@ -102,6 +103,24 @@ def test_check_finds_births(nanproof: Command, loud: Path, tmp_path: Path):
     assert document["units"]["gpu"]["births"][0]["infinities"] == 6
 
 
+def test_check_does_not_pass_a_sum_that_may_overflow_on_its_way(nanproof: Command, cancelling: Path, tmp_path: Path):
+    """20000 + 20000 reaches 2**15 before -20000 - 20000 brings it back to 0, if they come in this order."""
+    np.savez(tmp_path / "in.npz", input=np.full((1, 4), 20000, np.float32))
+    arguments = ("check", cancelling, "--inputs", tmp_path / "in.npz", "--unit")
+    assert nanproof(*arguments, "gpu").code == 0
+    said = nanproof(*arguments, "ane")
+    assert said.code == 3
+    assert "the accumulator ends at 2**15; of 1 sums 1 may on the way (partial sums up to 4e+04)" in " ".join(
+        said.out.split()
+    )
+    document = nanproof(*arguments, "ane", "--json").document
+    assert document["verdict"] == "unknown"
+    (found,) = document["units"]["ane"]["accumulators"]
+    assert (found["op_type"], found["level"], found["possible"], found["largest"]) == ("linear", "possible", 1, 40000)
+    np.savez(tmp_path / "in.npz", input=np.full((1, 4), 16000, np.float32))
+    assert nanproof(*arguments, "ane").code == 0
+
+
 def test_check_fails_a_file_that_is_nan_in_float32_too(nanproof: Command, tmp_path: Path):
     """The file itself holds -inf, so computing it in float32 gives the same NaN: equality is no pass."""
 
@@ -134,6 +153,7 @@ def test_inspect(nanproof: Command, attention: Path):
     for part in ("mask", "int32[2, 5]", "CoreML7  (iOS17, macOS14 and later)", "main (", "matmul", "nanproof.version"):
         assert part in said.out
     assert "= softmax(" in said.out
+    assert re.search(r"= softmax\(.*# .*nets\.py:\d+\n", said.out)
     document = nanproof("inspect", attention, "--json").document
     assert document["kind"] == "inspection"
     program = document["program"]
@@ -141,3 +161,6 @@ def test_inspect(nanproof: Command, attention: Path):
     assert sum(row["count"] for row in program["types"]) == program["ops"]
     assert program["fp16"] + program["fp32"] + program["without_floats"] + program["casts"] == program["ops"]
     assert program["weights_bytes"] > 3 * 8 * 8 * 2
+    assert document["sources"]["ops"] == program["ops"]
+    assert [Path(file).name for file in document["sources"]["files"]] == ["nets.py"]
+    assert "com.github.nanproof.sources" not in document["metadata"]

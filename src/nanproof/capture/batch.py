@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from nanproof.errors import InputError
 
-__all__ = ["Batch", "as_batch", "call", "evaluating", "tensors_only"]
+__all__ = ["Batch", "as_batch", "call", "evaluating", "script_parameters", "tensors_only"]
 
 _OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
 
@@ -68,6 +68,8 @@ def as_batch(inputs: Any, module: nn.Module | ExportedProgram | None = None) -> 
         )
     if not batch.tensors:
         raise InputError("The example inputs hold no tensor. Pass what you would pass to the module's forward.")
+    if isinstance(module, torch.jit.ScriptModule):
+        return _positional(batch, module)
     return _named(batch, module) if isinstance(module, nn.Module) else batch
 
 
@@ -131,6 +133,28 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _distinct(tree: Any) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in _tensors(tree)}.values())
+
+
+def script_parameters(module: torch.jit.ScriptModule) -> list[str]:
+    """Names of the parameters of a TorchScript module's forward, ``self`` left out."""
+    forward: Any = module.forward
+    return [argument.name for argument in forward.schema.arguments[1:]]
+
+
+def _positional(batch: Batch, module: torch.jit.ScriptModule) -> Batch:
+    """TorchScript's inputs are those of its schema, by position.
+
+    Raises:
+        InputError: An argument has a name that forward does not have.
+    """
+    names = script_parameters(module)[len(batch.args) :]
+    unknown = [name for name in batch.kwargs if name not in names]
+    if unknown:
+        raise InputError(
+            f"The TorchScript module takes {', '.join(script_parameters(module))}, and not {', '.join(unknown)}.\n"
+            "  Name the inputs as its forward does, or pass a tuple."
+        )
+    return Batch((*batch.args, *(batch.kwargs[name] for name in names if name in batch.kwargs)), {})
 
 
 def _named(batch: Batch, module: nn.Module) -> Batch:

@@ -1,4 +1,4 @@
-"""``nn.Module`` and example inputs → :class:`Captured`."""
+"""A module, an exported program or TorchScript, and example inputs → :class:`Captured`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from nanproof.capture.batch import Batch, as_batch, call, evaluating, tensors_only
+from nanproof.capture.batch import Batch, as_batch, call, evaluating, script_parameters, tensors_only
 from nanproof.capture.constant_masks import drop_empty_masks
 from nanproof.capture.decompositions import table
 from nanproof.errors import CaptureError
@@ -28,28 +28,33 @@ _ABSENT = {
     torch.complex64: "Write the operation with real tensors, such as the real and imaginary parts.",
     torch.complex128: "Write the operation with real tensors, such as the real and imaginary parts.",
 }
-_TORCH = str(Path(torch.__file__).parent)
+_LIBRARIES = (str(Path(__file__).parent.parent), str(Path(torch.__file__).parent))
+"""nanproof, whose wrapper says nothing, and PyTorch, whose own forward methods say less than who called them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """An exported program in core ATen, its example call, and the source of each of its nodes by name."""
+    """An exported program in core ATen, its example call, and the source of each of its nodes by ``debug_handle``.
 
-    exported: ExportedProgram
+    Of TorchScript it is the module itself, without sources: its files keep none that could be shown.
+    """
+
+    exported: ExportedProgram | torch.jit.ScriptModule
     example: Batch
-    sources: Mapping[str, Source]
+    sources: Mapping[int, Source]
     input_names: tuple[str, ...]
 
 
-def capture(module: Any, example_inputs: Any) -> Captured:
-    """Export a module in evaluation mode and decompose it to core ATen.
+def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Captured:
+    """Export a module in evaluation mode and decompose it to core ATen. TorchScript is taken as it is.
 
     The module's training flags are as before when this returns.
 
     Args:
-        module: The module, or a program that ``torch.export`` made.
+        module: The module, a program that ``torch.export`` made, or what ``torch.jit.trace`` or ``script`` made.
         example_inputs: Arguments of one call; see :func:`as_batch`. For an ``ExportedProgram`` ``None`` takes the
             example inputs that it carries.
+        dynamic_shapes: As in ``torch.export.export``, for a module alone; a list has an entry for each tensor.
 
     Raises:
         InputError: The example inputs are missing.
@@ -60,11 +65,14 @@ def capture(module: Any, example_inputs: Any) -> Captured:
         example_inputs = Batch(tuple(args), dict(kwargs))
     if not isinstance(module, (nn.Module, ExportedProgram)):
         raise CaptureError(
-            f"nanproof converts a torch.nn.Module or a torch.export.ExportedProgram, not {type(module).__name__}."
+            "nanproof converts a torch.nn.Module, a torch.export.ExportedProgram or a torch.jit.ScriptModule, not "
+            f"{type(module).__name__}."
         )
     batch = as_batch(example_inputs, module)
-    # Running no decompositions makes a copy: the program that was given is the user's.
-    exported = module.run_decompositions({}) if isinstance(module, ExportedProgram) else _export(module, batch)
+    if isinstance(module, torch.jit.ScriptModule):
+        _require_working(module, batch)
+        return Captured(module, batch, {}, tuple(script_parameters(module)[: len(batch.args)]))
+    exported = _copied(module) if isinstance(module, ExportedProgram) else _export(module, batch, dynamic_shapes)
     drop_empty_masks(exported)
     try:
         with _fewer_warnings():
@@ -73,18 +81,22 @@ def capture(module: Any, example_inputs: Any) -> Captured:
         raise CaptureError(
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
+    _refuse_states(decomposed)
     _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
     _refuse_dtypes(decomposed, sources)
     return Captured(decomposed, batch, sources, tuple(decomposed.graph_signature.user_inputs))  # type: ignore[arg-type]
 
 
-def _export(module: nn.Module, batch: Batch) -> ExportedProgram:
+def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> ExportedProgram:
     name = type(module).__name__
     try:
         wrapped, tensors = tensors_only(module, batch)
+        dynamic = _by_argument(dynamic_shapes, tensors)
         with _fewer_warnings(), evaluating(module):
-            return torch.export.export(wrapped, tensors.args, dict(tensors.kwargs), strict=False)
+            return torch.export.export(
+                wrapped, tensors.args, dict(tensors.kwargs), dynamic_shapes=dynamic, strict=False
+            )
     except Exception as error:  # torch.export has no common base for its errors
         _require_working(module, batch)
         raise CaptureError(
@@ -92,6 +104,21 @@ def _export(module: nn.Module, batch: Batch) -> ExportedProgram:
             "  The module runs on these inputs, so the cause is Python that depends on tensor values, or an operator\n"
             "  without a fake kernel. `torch.export.export(module, inputs, strict=False)` shows the same error in full."
         ) from error
+
+
+def _by_argument(dynamic_shapes: Any, batch: Batch) -> Any:
+    """Dynamic shapes for a call whose arguments are named: torch.export wants them in the form of the call."""
+    if dynamic_shapes is None or not batch.kwargs:
+        return tuple(dynamic_shapes) if isinstance(dynamic_shapes, list) else dynamic_shapes
+    if isinstance(dynamic_shapes, (tuple, list)):
+        return dict(zip((*(f"arg{i}" for i in range(len(batch.args))), *batch.kwargs), dynamic_shapes, strict=True))
+    return {name: dynamic_shapes.get(name) for name in batch.kwargs}
+
+
+def _copied(exported: ExportedProgram) -> ExportedProgram:
+    """The same program in a graph of its own, which may be changed. Weights are shared."""
+    with _fewer_warnings():
+        return exported.run_decompositions({})
 
 
 def _rename_ambiguous(exported: ExportedProgram) -> None:
@@ -110,7 +137,22 @@ def _rename_ambiguous(exported: ExportedProgram) -> None:
                     spec.arg.name = node.name  # type: ignore[union-attr]
 
 
-def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[str, Source]) -> None:
+def _refuse_states(exported: ExportedProgram) -> None:
+    """A module that changes its buffers would have to be a Core ML model with states, and be judged over several calls.
+
+    Raises:
+        CaptureError: It does.
+    """
+    changed = sorted({name.removeprefix("module.") for name in exported.graph_signature.buffers_to_mutate.values()})
+    if changed:
+        raise CaptureError(
+            f"forward changes the buffer{'s' * (len(changed) > 1)} {', '.join(changed)} in place, and nanproof does "
+            "not convert models with states yet.\n  Pass the old value in and return the new one; or convert with "
+            "coremltools.convert, and execute the file\n  with nanproof.predict and nanproof.make_state."
+        )
+
+
+def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[int, Source]) -> None:
     """Name the first tensor of a type that MIL lacks; coremltools would only name the type.
 
     Raises:
@@ -120,7 +162,8 @@ def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[str, Source]) -> 
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if dtype not in _ABSENT:
             continue
-        where = f"\n  It is '{node.name}'" + (f", {sources[node.name]}." if node.name in sources else ".")
+        source = sources.get(node.meta["debug_handle"])
+        where = f"\n  It is '{node.name}'" + (f", {source}." if source else ".")
         name = str(dtype).removeprefix("torch.")
         raise CaptureError(
             f"The model computes with {name} tensors, which ML Programs lack.{where}\n  {_ABSENT[dtype]}"
@@ -159,15 +202,16 @@ def _fewer_warnings() -> Generator[None]:
         yield
 
 
-def _sources(exported: ExportedProgram) -> dict[str, Source]:
-    sources: dict[str, Source] = {}
-    for node in exported.graph.nodes:
+def _sources(exported: ExportedProgram) -> dict[int, Source]:
+    """The source of each node by its handle, which coremltools' passes hand on to the ops that they make of it."""
+    sources: dict[int, Source] = {}
+    for handle, node in enumerate(exported.graph.nodes):
+        node.meta["debug_handle"] = handle
         stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
         path = _module_path(str(stack[-1][0])) if stack else ""
-        # torch.nn's own forward methods say less than who called them.
-        source = Source.of_trace(node.meta.get("stack_trace") or "", module=path, below=_TORCH)
+        source = Source.of_trace(node.meta.get("stack_trace") or "", module=path, libraries=_LIBRARIES)
         if source is not None:
-            sources[node.name] = source
+            sources[handle] = source
     return sources
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanproof.cli.arrays import named_arrays
+from nanproof.cli.arrays import in_modes, named_arrays, needed
 from nanproof.cli.face import Answer, Face
 from nanproof.cli.verb import Tolerance, Units, verb
 from nanproof.errors import CouldNotCheckError, InputError
@@ -26,7 +26,7 @@ def check(
     face: Face,
     model: Annotated[Path, typer.Argument(help="The .mlpackage.", metavar="MODEL")],
     inputs: Annotated[
-        list[Path] | None, typer.Option(help=".npz with one array for each input; may be repeated.", metavar="FILE")
+        list[Path] | None, typer.Option(help="Inputs as `nanproof run` takes them; may be repeated.", metavar="FILE")
     ] = None,
     reference: Annotated[
         list[Path] | None, typer.Option(help=".npz with the right outputs, one for each --inputs.", metavar="FILE")
@@ -42,21 +42,24 @@ def check(
     with face.progress(f"checking {model}") as progress:
         progress("read")
         from nanproof.cli.judgement import judge
-        from nanproof.mil.read import load
+        from nanproof.comparison.compare import measured
+        from nanproof.mil.read import load_program
         from nanproof.numerics import get
 
         units = [get(name).name for name in dict.fromkeys(unit or ["gpu"])]
-        program = load(model)
+        program = load_program(model)
+        interface = program.interface
         if not inputs:
-            takes = "\n".join(f"    {name}: {type}" for name, type in program.inputs.items())
+            takes = "\n".join(f"    {name}: {feature}" for name, feature in interface.inputs.items())
             raise CouldNotCheckError(
                 f"Nothing was checked: '{model}' has to run on something. Pass --inputs FILE.npz. It takes\n{takes}"
             )
-        batches = [named_arrays(path, list(program.inputs)) for path in inputs]
-        expected = _expected(reference or [], len(batches), list(program.outputs))
+        batches = [in_modes(named_arrays(path, needed(interface)), interface) for path in inputs]
+        expected = _expected(reference or [], len(batches), measured(program))
         data = judge(program, batches, expected, units, tolerance, progress)
     data = {"model": str(model), **data}
-    return Answer("check", data, lambda console: _show(console, data), 1 if data["verdict"] == "failed" else 0)
+    exit_code = {"failed": 1, "unknown": 3}.get(data["verdict"], 0)
+    return Answer("check", data, lambda console: _show(console, data), exit_code)
 
 
 def _expected(files: list[Path], count: int, names: list[str]) -> list[list[Any]] | None:

@@ -10,7 +10,7 @@ import typer
 
 from nanproof.cli.arrays import check_file
 from nanproof.cli.face import Answer, Face
-from nanproof.cli.model import check_model, load_batch, load_model
+from nanproof.cli.model import check_model, load_batch, load_model, load_options
 from nanproof.cli.verb import Tolerance, Units, verb
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ _EXIT_CODES = {"proved": 0, "tested": 0, "failed": 1, "unknown": 3}
 def convert(
     face: Face,
     model: Annotated[
-        str, typer.Argument(help="file.py:name (a module, or a function that returns one) or a .pt2.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="file.py:name (a module, or a function that returns one), a .pt2 or a .pt.", metavar="MODEL"
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .mlpackage to write.", metavar="FILE")],
     inputs: Annotated[
@@ -47,13 +50,17 @@ def convert(
         list[str] | None, typer.Option(help="One more input, as in --inputs; may be repeated.", metavar="FILE")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open a .pt2, which may run code that is in it.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open a .pt2 or .pt, which may run code that is in it.")
+    ] = False,
+    options: Annotated[str | None, typer.Option(help="More arguments: a dict in file.py:name.", metavar="NAME")] = None,
     keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")] = False,
 ) -> Answer:
     """Convert a PyTorch model so that it runs in FP16 without NaN or Inf, and show it on the written file.
 
     MODEL in a file.py is your code, and is imported. A .pt2 is data, but PyTorch opens it with pickle, which can run
-    code: it is opened only with --trust.
+    code: it is opened only with --trust. So is a .pt of TorchScript, which is a program itself. What
+    coremltools.convert takes (images, classes, flexible shapes) goes into the dict of --options.
     """
     check_model(model, trust=trust)
     if report is not None:
@@ -65,12 +72,12 @@ def convert(
         batches = [load_batch(where, loaded.module) for where in calibration or ()]
         from nanproof.conductor import convert as convert_module
 
-        arguments: dict[str, Any] = {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
+        arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(options)}
+        arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
         conversion = convert_module(
             loaded.module,
             loaded.example_inputs,
             calibration=batches,
-            minimum_deployment_target=target,
             progress=progress,
             **arguments,
         )

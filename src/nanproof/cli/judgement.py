@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanproof.comparison.compare import compare_outputs
+from nanproof.comparison.compare import as_array, compare_outputs, measured
 from nanproof.diagnosis.births import find_births
+from nanproof.interpret.accumulators import accumulations, has_limit
 from nanproof.interpret.execute import Executor
 from nanproof.interpret.observe import Range, Ranges, observe
 from nanproof.mil.names import base_name
 from nanproof.program import Op, Program
 from nanproof.report.data import birth_data, comparison_data, rests_on
+from nanproof.trial import worst
 
 __all__ = ["judge"]
 
@@ -32,6 +35,9 @@ def judge(
 ) -> dict[str, Any]:
     """Run a program under ``reference`` numerics and under each unit's, and judge each unit.
 
+    A unit of which nothing is wrong is ``"unknown"`` if its sums may overflow, depending on the order in which the unit
+    takes their products, which nobody knows.
+
     Args:
         program: The program, as read from its file.
         batches: Inputs by name.
@@ -44,23 +50,27 @@ def judge(
     ranges, answers = observe(program, batches)
     constants = _ConstantBirths()
     Executor(program, "reference").once(batches[0], [constants])
-    right = expected or [[answer[name] for name in program.outputs] for answer in answers]
+    names = measured(program)
+    right = expected or [[answer[name] for name in names] for answer in answers]
     judged: dict[str, Any] = {}
     for unit in units:
         progress(f"{unit} numerics")
         births, outputs = find_births(program, batches, _by_base_name(ranges), unit)
-        comparison = compare_outputs(list(program.outputs), outputs, right, unit)
+        comparison = compare_outputs(names, outputs, right, unit)
         compared = comparison_data(comparison, tolerance)["outputs"]
         reasons = _reasons(compared, tolerance)
         if expected is None:
             reasons += _own_nonfinite(outputs)
+        seen = accumulations(program, batches, numerics=unit) if has_limit(unit) else ()
+        sums = [a for a in seen if a.level != "safe"]
         judged[unit] = {
-            "verdict": "failed" if reasons else "tested",
-            "reasons": reasons,
+            "verdict": "failed" if reasons else "unknown" if sums else "tested",
+            "reasons": reasons + [a.described for a in sums],
             "outputs": compared,
             "births": [birth_data(b) for b in births],
+            "accumulators": [{**asdict(a), "level": a.level, "described": a.described} for a in sums],
         }
-    verdict = "failed" if any(u["verdict"] == "failed" for u in judged.values()) else "tested"
+    verdict = worst([u["verdict"] for u in judged.values()])
     return {
         "verdict": verdict,
         "rests_on": {"given_inputs": len(batches), "stress_inputs": 0, "statement": rests_on(verdict, len(batches), 0)},
@@ -84,11 +94,12 @@ def _reasons(outputs: Sequence[Mapping[str, Any]], tolerance: float) -> list[str
     return reasons
 
 
-def _own_nonfinite(outputs: Sequence[Arrays]) -> list[str]:
+def _own_nonfinite(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Inf and NaN in outputs that the file makes in float32 too, as one with an infinite constant does."""
     counts: dict[str, int] = {}
     for batch in outputs:
-        for name, array in batch.items():
+        for name, output in batch.items():
+            array = as_array(output)
             if array.dtype.kind == "f":
                 counts[name] = counts.get(name, 0) + int((~np.isfinite(array)).sum())
     return [

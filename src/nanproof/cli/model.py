@@ -1,7 +1,9 @@
-"""MODEL on the command line: ``file.py:name``, or a ``.pt2`` that ``torch.export.save`` wrote."""
+"""MODEL on the command line: ``file.py:name``, or a file of ``torch.export.save`` or ``torch.jit.save``."""
 
 from __future__ import annotations
 
+import inspect
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,14 @@ from nanproof.cli.arrays import SINGLE, read_arrays
 from nanproof.cli.pyfile import PyFile, PyName, called, is_spec
 from nanproof.errors import InputError, ModelFileError, UsageError
 
-__all__ = ["Model", "check_model", "load_batch", "load_model"]
+__all__ = ["Model", "check_model", "load_batch", "load_model", "load_options"]
 
 _MISSING = object()
 _CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".pkl"})
+_SCRIPTS = frozenset({".pt", ".pth", ".ts"})
+_OWN_OPTIONS = frozenset(
+    {"model", "example_inputs", "precision", "units", "calibration", "tolerance", "stress", "progress", "package_dir"}
+)
 _PACKAGES = frozenset({".mlpackage", ".mlmodel", ".mlmodelc"})
 
 
@@ -39,7 +45,10 @@ def check_model(spec: str, *, trust: bool) -> None:
     if is_spec(spec):
         return
     path = Path(spec)
-    how = "MODEL is file.py:name (a module, or a function that returns one) or a .pt2 of torch.export.save."
+    how = (
+        "MODEL is file.py:name (a module, or a function that returns one), a .pt2 of torch.export.save or a .pt of "
+        "torch.jit.save."
+    )
     if path.suffix == ".py":
         names = PyFile.at(path).candidates()
         raise ModelFileError(f"Which name of '{path}' is the model? Write {path}:NAME.{_listed(names)}")
@@ -56,6 +65,13 @@ def check_model(spec: str, *, trust: bool) -> None:
             f"'{path}' is a folder. {how}\n  For a Hugging Face folder write a function that returns "
             "AutoModel.from_pretrained(folder)."
         )
+    if _is_torchscript(path):
+        if not trust:
+            raise UsageError(
+                f"'{path}' was not opened: TorchScript is a program, which PyTorch runs with all that its operators "
+                "can do,\n  to files too. If you know where it comes from, say so with --trust."
+            )
+        return
     if path.suffix in _CHECKPOINTS:
         raise ModelFileError(
             f"'{path}' is a checkpoint: it holds weights, not the Python that computes with them, and opening it could "
@@ -87,6 +103,14 @@ def load_model(spec: str, inputs: str | None) -> Model:
     Raises:
         UsageError: The file, the name, the kind of the object or the example inputs are wrong.
     """
+    if not is_spec(spec) and _is_torchscript(Path(spec)):
+        module = _scripted(Path(spec))
+        if not inputs:
+            raise InputError(
+                f"The example inputs of '{spec}' are missing: TorchScript keeps none. Pass --inputs FILE.npz or "
+                "--inputs file.py:name."
+            )
+        return Model(module, load_batch(inputs, module))
     if not is_spec(spec):
         module = _exported(Path(spec))
         return Model(module, load_batch(inputs, module) if inputs else None)
@@ -127,14 +151,20 @@ def load_batch(where: str, module: Any) -> Any:
 
 def _in_order(where: str, tensors: dict[str, Any], module: Any) -> dict[str, Any]:
     """The tensors in the order of forward's parameters, which is the order of the converted program's inputs."""
-    import inspect
+    import torch
 
-    runnable = module.forward if hasattr(module, "forward") else module.module().forward
-    parameters = inspect.signature(runnable).parameters
-    open_ended = any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values())
+    from nanproof.capture.batch import script_parameters
+
+    if isinstance(module, torch.jit.ScriptModule):
+        parameters, open_ended = script_parameters(module), False
+    else:
+        runnable = module.forward if hasattr(module, "forward") else module.module().forward
+        signature = inspect.signature(runnable).parameters
+        open_ended = any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in signature.values())
+        parameters = list(signature)
     unknown = [name for name in tensors if name not in parameters]
     if unknown and not open_ended:
-        takes = ", ".join(n for n in parameters)
+        takes = ", ".join(parameters)
         raise InputError(
             f"'{where}' holds {', '.join(map(repr, unknown))}, but the model's forward takes {takes}.\n"
             "  Name the arrays as forward names its parameters."
@@ -179,6 +209,58 @@ def _exported(path: Path) -> Any:
             f"torch.export.load cannot read '{path}': {type(error).__name__}: {first}\n"
             f"  A .pt2 is bound to the version of PyTorch that wrote it; this is {torch.__version__}. Export it again."
         ) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is what ``torch.jit.save`` writes: an archive with code in it. Nothing of it is executed."""
+    if path.suffix not in _SCRIPTS or not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _scripted(path: Path) -> Any:
+    import torch
+
+    try:
+        with warnings.catch_warnings():  # that TorchScript is deprecated, on which the owner of a file cannot act
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location="cpu")
+    except Exception as error:  # torch raises whatever its reader and its compiler raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ModelFileError(f"torch.jit.load cannot read '{path}': {type(error).__name__}: {first}") from error
+
+
+def load_options(where: str | None) -> dict[str, Any]:
+    """Further keyword arguments of ``nanproof.convert``: the dict that ``file.py:name`` is bound to, or returns.
+
+    Raises:
+        UsageError: It is no such dict.
+    """
+    if where is None:
+        return {}
+    if not is_spec(where):
+        raise UsageError(f"--options is file.py:name, and not '{where}'.")
+    given = called(PyName.parse(where))
+    if not isinstance(given, dict):
+        raise UsageError(
+            f"'{where}' gives {_kind(given)}, and not a dict of keyword arguments of nanproof.convert, such as\n"
+            "  {'inputs': [coremltools.ImageType(shape=(1, 3, 224, 224), scale=1 / 255)]}."
+        )
+    from nanproof.conductor import convert
+    from nanproof.request import CoremltoolsOptions
+
+    known = {*inspect.signature(convert).parameters, *CoremltoolsOptions.__annotations__} - {"options"}
+    unknown = [name for name in given if name not in known or name in _OWN_OPTIONS]
+    if unknown:
+        raise UsageError(
+            f"'{where}' holds {', '.join(map(repr, unknown))}, which nanproof.convert does not take, or for which the "
+            "command has an option of its own."
+        )
+    return dict(given)
 
 
 def _listed(names: list[str], but: str = "") -> str:
