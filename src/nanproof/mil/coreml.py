@@ -18,6 +18,7 @@ __all__ = [
     "CompiledMLModel",
     "ScopeInfo",
     "ScopeSource",
+    "add_int16_cast",
     "block_context_manager",
     "ct",
     "mb",
@@ -52,6 +53,7 @@ with quiet():
     from coremltools.converters.mil.frontend.torch import torch_op_registry
     from coremltools.converters.mil.mil import types as _types
     from coremltools.converters.mil.mil.passes import pass_registry
+    from coremltools.converters.mil.mil.passes.defs.quantization import add_int16_cast
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
     from coremltools.converters.mil.mil.passes.helper import block_context_manager
     from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource

@@ -14,6 +14,7 @@ from nanproof.mil import lowerings as lowerings  # importing registers them
 from nanproof.mil.checkpoints import Visitor, visited, with_checkpoints
 from nanproof.mil.coreml import ct, quiet, types
 from nanproof.mil.names import base_name
+from nanproof.mil.narrowing import SOUND_PASS
 from nanproof.mil.pipeline import Halves, Selector, halves
 from nanproof.mil.reflect import reflect
 from nanproof.mil.sources import KEY, encode, sources_of
@@ -212,7 +213,8 @@ def package(
     model = _convert(
         pymil,
         visitor,
-        options.passes.after,
+        # As coremltools does with its own cast of integers: a program in FP32 is left in int32.
+        [name for name in options.passes.after if typing.fp16 or name != SOUND_PASS],
         options.passes,
         source="milinternal",
         convert_to="mlprogram",

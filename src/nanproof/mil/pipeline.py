@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nanproof.errors import UsageError
 from nanproof.mil.coreml import ct
+from nanproof.mil.narrowing import COREMLTOOLS_PASS, SOUND_PASS
 
 __all__ = ["Halves", "Selector", "halves", "precision_of"]
 
@@ -15,7 +16,6 @@ Selector = Callable[[Any], bool]
 """Of a MIL op, whether it may compute in FP16."""
 
 _CAST = "common::add_fp16_cast"
-_INTEGERS = "common::add_int16_cast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Halves:
 
     Attributes:
         before: The passes that run in float32.
-        after: The cast, and what follows it. Without a cast all passes run before, or up to the cast of integers.
+        after: The cast, and what follows it. Without a cast all passes run before, or up to the cast of integers, for
+            which nanproof has its own (see :mod:`nanproof.mil.narrowing`).
         casts: Whether the cast is among them.
         options: Options of passes as the user has set them, by pass, in coremltools' own form.
         selector: Which ops the user lets be cast; ``None`` for all.
@@ -60,10 +61,11 @@ def halves(pipeline: Any, without: Collection[str] = ()) -> Halves:
             f"`pass_pipeline` is a coremltools.PassPipeline, and not a {type(pipeline).__name__}: for example\n"
             "  pipeline = coremltools.PassPipeline(); pipeline.remove_passes({'common::fuse_conv_scale'})"
         )
-    names: list[str] = list(pipeline.passes)
-    cut = next((names.index(name) for name in (_CAST, _INTEGERS) if name in names), len(names))
+    sound = {COREMLTOOLS_PASS: SOUND_PASS}
+    names = [sound.get(name, name) for name in map(str, pipeline.passes)]
+    cut = next((names.index(name) for name in (_CAST, SOUND_PASS) if name in names), len(names))
     before, after = (tuple(n for n in half if n not in without) for half in (names[:cut], names[cut:]))
-    options = dict(pipeline.get_all_options())
+    options = {sound.get(name, name): given for name, given in dict[str, Any](pipeline.get_all_options()).items()}
     return Halves(before, after, _CAST in names, options, _selector(options.pop(_CAST, [])))
 
 
