@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,16 +16,18 @@ from torch.export import ExportedProgram
 from nanproof import __version__
 from nanproof.capture.batch import Batch, as_batch
 from nanproof.capture.examples import generated, widened, widened_batch
+from nanproof.capture.huggingface import load_folder
 from nanproof.capture.module import Captured, capture
+from nanproof.capture.pretrained_inputs import example_of, is_pretrained
 from nanproof.comparison.compare import Comparison, compare_outputs
 from nanproof.comparison.metrics import difference
 from nanproof.comparison.passes import PassChange, PassCheck
 from nanproof.diagnosis.births import Birth, find_births
-from nanproof.errors import InputError
+from nanproof.errors import InputError, ModelFileError, UsageError
 from nanproof.findings import Finding
 from nanproof.interpret.execute import Executor
 from nanproof.interpret.observe import Ranges, observe
-from nanproof.mil.declared import declared_inputs, tensor_types
+from nanproof.mil.declared import declared_inputs, output_types, tensor_types
 from nanproof.mil.edit import ApplyEdits
 from nanproof.mil.frontend import Options, Typing, lower, package
 from nanproof.mil.package import ScratchFolder, write_model
@@ -50,9 +53,10 @@ _REWRITE_TOLERANCE = 1e-4
 
 
 def convert(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | str | PathLike[str],
     example_inputs: Any = None,
     *,
+    task: str | None = None,
     precision: Precision = "auto",
     units: Sequence[str] = ("gpu",),
     calibration: Iterable[Any] | None = None,
@@ -67,9 +71,12 @@ def convert(
 
     Args:
         model: The module (converted in evaluation mode, and in float32 if its weights are half or bfloat16), an
-            ``ExportedProgram``, or a TorchScript module.
+            ``ExportedProgram``, a TorchScript module, or the path of a Hugging Face folder.
         example_inputs: What you would pass to the module: a tensor, a tuple, or a dict of keyword arguments. Without
-            it, inputs are drawn from ``inputs``: normal floats, even pixels, and whole numbers of 0 and 1.
+            it, inputs are drawn from ``inputs``: normal floats, even pixels, and whole numbers of 0 and 1; for a model
+            of transformers they are such as its tokenizer or processor gives.
+        task: For a Hugging Face folder, what the model shall do: a task of the Hub (``"fill-mask"``) or a class of
+            transformers. The default is the architecture that its ``config.json`` names.
         precision: ``"auto"``: FP16, with rewrites where they make it safe and FP32 where nothing else does;
             ``"float16"``: FP16 throughout, rewrites included, no FP32 islands; ``"float32"``: FP32 throughout.
         units: Numerics under which the written file is executed and judged: ``"gpu"``, ``"strict"``, ``"reference"``.
@@ -101,10 +108,33 @@ def convert(
         stress=stress,
         verify_passes=verify_passes,
     )
-    conversion = _convert(model, example_inputs, list(calibration or ()), request)
+    conversion = _convert(_loaded(model, task, request), example_inputs, list(calibration or ()), request)
     if request.package_dir is not None:
         conversion.save(request.package_dir)
     return conversion
+
+
+def _loaded(model: Any, task: str | None, request: Request) -> Any:
+    """The model itself, from its folder if a path is given.
+
+    Raises:
+        UsageError: There is no such folder, its model cannot be loaded, or a task is given for something else.
+    """
+    if isinstance(model, (str, PathLike)):
+        folder = Path(model)
+        if not folder.is_dir():
+            raise ModelFileError(
+                f"'{folder}' is no folder. nanproof.convert takes a module, an ExportedProgram, TorchScript, or the "
+                "path of a\n  Hugging Face folder. Load a .pt2 with torch.export.load and TorchScript with "
+                "torch.jit.load, and pass the result."
+            )
+        with request.clock("load"):
+            return load_folder(folder, task)
+    if task is not None:
+        raise UsageError(
+            f"task='{task}' is for the path of a Hugging Face folder, and this is a {type(model).__name__}."
+        )
+    return model
 
 
 def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], request: Request) -> Conversion:
@@ -141,6 +171,8 @@ def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None
         return None
     if example_inputs is None and request.declared:
         return as_batch(generated(request.declared), module)
+    if example_inputs is None and is_pretrained(module):
+        return example_of(module)
     batch = as_batch(example_inputs, module)
     if request.declared and len(request.declared) != len(batch.tensors):
         raise InputError(
@@ -156,8 +188,10 @@ def _fitting(batch: Batch, module: Any, given: Any) -> Batch:
 
 
 def _completed(options: Options, captured: Captured) -> Options:
-    """The options with what only the capture knows: the inputs of TorchScript, the sizes of the example."""
+    """The options with what only the capture knows: inputs of TorchScript, sizes of the example, names of outputs."""
     tensors = captured.example.tensors
+    if options.outputs is None and captured.output_names:
+        options = replace(options, outputs=output_types(captured.output_names))
     if options.inputs is None and not isinstance(captured.exported, ExportedProgram):
         declarations = tensor_types(captured.input_names, [t.detach().numpy() for t in tensors])
         return replace(options, inputs=declarations)

@@ -42,6 +42,41 @@ def test_training_flags_are_put_back():
     assert "dropout" not in str(captured.exported.graph)
 
 
+def test_an_exported_program_keeps_its_tensors_alone():
+    class Mixed(nn.Module):
+        def forward(self, x, factor, flag):
+            y = x * factor
+            return {"y": y, "again": y, "none": None, "three": 3}
+
+    exported = torch.export.export(Mixed(), (torch.ones(2), 2.0, True))
+    signature = capture(exported, None).exported.graph_signature
+    assert [spec.arg.name for spec in signature.input_specs] == ["x"]
+    assert [spec.arg.name for spec in signature.output_specs] == ["mul"]
+
+
+def test_an_exported_program_on_other_arguments():
+    exported = torch.export.export(Scale().eval(), (torch.ones(2, 3),))
+    with pytest.raises(CaptureError, match=r"(?s)ExportedProgram fails on the example inputs.*float32\[5, 3\]"):
+        capture(exported, (torch.ones(5, 3),))
+
+
+def test_outputs_are_named_by_the_keys_of_a_mapping():
+    class Naming(nn.Module):
+        def forward(self, x):
+            return {"double": x * 2, "parts": (x + 1, x + 2), "flag": None}
+
+    assert capture(Naming(), (torch.ones(2),)).output_names == ("double", "parts_0", "parts_1")
+
+
+@pytest.mark.parametrize("key", ["x", "two words", "add"])
+def test_outputs_keep_their_names_where_a_key_is_no_name_of_its_own(key):
+    class Naming(nn.Module):
+        def forward(self, x):
+            return {key: x * 2, "sum": x + 1}
+
+    assert capture(Naming(), (torch.ones(2),)).output_names == ()
+
+
 def test_keyword_inputs():
     batch = as_batch({"x": torch.ones(2, 3), "y": torch.full((2, 3), 2.0)})
     assert torch.equal(call(Scale(), batch)[0], torch.full((2, 3), 2.0))

@@ -208,7 +208,7 @@ WRONG = {
     "checkpoint": ("{folder}/a.pth", "is a checkpoint: it holds weights, not the Python"),
     "untrusted pt2": ("{folder}/a.pt2", "was not opened: torch.export.load uses pickle"),
     "package": ("{folder}/a.mlpackage", "is a Core ML model already, and convert starts from PyTorch."),
-    "folder": ("{folder}", "is a folder. MODEL is file.py:name"),
+    "folder": ("{folder}", "is a folder without config.json, so it is no Hugging Face model."),
     "syntax": ("{folder}/bad.py:net", "fails when it is imported: SyntaxError:"),
     "exits": ("{folder}/script.py:net", "it ends the interpreter. Put what is to run as a script under"),
     "import fails": (

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from nanproof.errors import InputError
 
-__all__ = ["Batch", "as_batch", "call", "evaluating", "script_parameters", "tensors_only"]
+__all__ = ["Batch", "TensorsOnly", "as_batch", "call", "evaluating", "script_parameters", "tensors_only"]
 
 _OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
 
@@ -85,25 +85,40 @@ def call(module: nn.Module | ExportedProgram, batch: Batch) -> list[Tensor]:
     return [tensor.detach() for tensor in _distinct(outputs)]
 
 
-def tensors_only(module: nn.Module, batch: Batch) -> tuple[nn.Module, Batch]:
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorsOnly:
+    """A module that takes and returns tensors, a call of it, and the names that its last call gave the outputs.
+
+    ``output_names`` are the keys of a mapping that was returned, else none.
+    """
+
+    module: nn.Module
+    batch: Batch
+    output_names: list[str] = field(default_factory=list[str])
+
+
+def tensors_only(module: nn.Module, batch: Batch) -> TensorsOnly:
     """The module as Core ML can have it: it takes tensors and returns tensors.
 
     Arguments that hold no tensor (numbers, flags, ``None``) are built in; what :func:`call` leaves out of the result is
     not returned. Parameter names and the module's own submodules stay as they are.
     """
+    names: list[str] = []
     fixed = {name: value for name, value in batch.kwargs.items() if not _tensors(value)}
     given = {name: value for name, value in batch.kwargs.items() if name not in fixed}
 
     @functools.wraps(module.forward)
     def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        return tuple(_distinct(module(*args, **kwargs, **fixed)))
+        outputs = module(*args, **kwargs, **fixed)
+        names[:] = _output_names(outputs)
+        return tuple(_distinct(outputs))
 
     signature = inspect.signature(module.forward)
     if fixed:
         kept = [p for name, p in signature.parameters.items() if name not in fixed]
         signature = signature.replace(parameters=kept)
     forward.__signature__ = signature  # type: ignore[attr-defined] - torch.export names the inputs after it
-    return _Wrapper(module, forward), Batch(batch.args, given)
+    return TensorsOnly(_Wrapper(module, forward), Batch(batch.args, given), names)
 
 
 class _Wrapper(nn.Module):
@@ -133,6 +148,15 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _distinct(tree: Any) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in _tensors(tree)}.values())
+
+
+def _output_names(tree: Any) -> list[str]:
+    """Names of the tensors of :func:`_distinct`: the keys of a mapping, with a number where a key has several."""
+    names: dict[int, str] = {}
+    for key, value in tree.items() if isinstance(tree, Mapping) else ():
+        fresh = [tensor for tensor in _distinct(value) if id(tensor) not in names]
+        names |= {id(tensor): f"{key}_{i}" if len(fresh) > 1 else str(key) for i, tensor in enumerate(fresh)}
+    return list(names.values())
 
 
 def script_parameters(module: torch.jit.ScriptModule) -> list[str]:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from nanproof.capture.batch import Batch, as_batch, call, evaluating, script_parameters, tensors_only
 from nanproof.capture.constant_masks import drop_empty_masks
 from nanproof.capture.decompositions import table
+from nanproof.capture.signature import keep_tensors
 from nanproof.errors import CaptureError
 from nanproof.program import Source
 
@@ -36,13 +37,15 @@ _LIBRARIES = (str(Path(__file__).parent.parent), str(Path(torch.__file__).parent
 class Captured:
     """An exported program in core ATen, its example call, and the source of each of its nodes by ``debug_handle``.
 
-    Of TorchScript it is the module itself, without sources: its files keep none that could be shown.
+    Of TorchScript it is the module itself, without sources: its files keep none that could be shown. ``output_names``
+    are the keys of a mapping that the module returns, and empty if it returns none.
     """
 
     exported: ExportedProgram | torch.jit.ScriptModule
     example: Batch
     sources: Mapping[int, Source]
     input_names: tuple[str, ...]
+    output_names: tuple[str, ...] = ()
 
 
 def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Captured:
@@ -60,7 +63,8 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
         InputError: The example inputs are missing.
         CaptureError: The module does not run on them, or torch.export cannot capture it.
     """
-    if isinstance(module, ExportedProgram) and example_inputs is None:
+    given = example_inputs is not None
+    if isinstance(module, ExportedProgram) and not given:
         args, kwargs = module.example_inputs or ((), {})
         example_inputs = Batch(tuple(args), dict(kwargs))
     if not isinstance(module, (nn.Module, ExportedProgram)):
@@ -72,7 +76,13 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
     if isinstance(module, torch.jit.ScriptModule):
         _require_working(module, batch)
         return Captured(module, batch, {}, tuple(script_parameters(module)[: len(batch.args)]))
-    exported = _copied(module) if isinstance(module, ExportedProgram) else _export(module, batch, dynamic_shapes)
+    names: tuple[str, ...] = ()
+    if isinstance(module, ExportedProgram):
+        if given:  # the arguments and shapes that it was exported with, and no others
+            _require_working(module, batch)
+        exported = _copied(module)
+    else:
+        exported, names = _export(module, batch, dynamic_shapes)
     drop_empty_masks(exported)
     try:
         with _fewer_warnings():
@@ -81,22 +91,33 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
         raise CaptureError(
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
+    keep_tensors(decomposed)
     _refuse_states(decomposed)
     _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
     _refuse_dtypes(decomposed, sources)
-    return Captured(decomposed, batch, sources, tuple(decomposed.graph_signature.user_inputs))  # type: ignore[arg-type]
+    inputs: Any = decomposed.graph_signature.user_inputs
+    return Captured(decomposed, batch, sources, tuple(inputs), _usable(names, decomposed))
 
 
-def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> ExportedProgram:
+def _usable(names: Sequence[str], exported: ExportedProgram) -> tuple[str, ...]:
+    """The names of the outputs, unless they do not do as names of values of the program."""
+    outputs: Any = exported.graph_signature.user_outputs
+    others = {node.name: node.op for node in exported.graph.nodes}
+    made = len(set(outputs)) == len(outputs) == len(names) and all(others.get(o) == "call_function" for o in outputs)
+    free = all(name.isidentifier() and name not in others for name in names)
+    return tuple(names) if made and free and len(set(names)) == len(names) else ()
+
+
+def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[ExportedProgram, tuple[str, ...]]:
     name = type(module).__name__
     try:
-        wrapped, tensors = tensors_only(module, batch)
-        dynamic = _by_argument(dynamic_shapes, tensors)
+        wrapped = tensors_only(module, batch)
+        args, kwargs = wrapped.batch.args, dict(wrapped.batch.kwargs)
+        dynamic = _by_argument(dynamic_shapes, wrapped.batch)
         with _fewer_warnings(), evaluating(module):
-            return torch.export.export(
-                wrapped, tensors.args, dict(tensors.kwargs), dynamic_shapes=dynamic, strict=False
-            )
+            exported = torch.export.export(wrapped.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
+            return exported, tuple(wrapped.output_names)
     except Exception as error:  # torch.export has no common base for its errors
         _require_working(module, batch)
         raise CaptureError(
@@ -170,7 +191,7 @@ def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[int, Source]) -> 
         )
 
 
-def _require_working(module: nn.Module, batch: Batch) -> None:
+def _require_working(module: nn.Module | ExportedProgram, batch: Batch) -> None:
     """Tell a module that fails by itself from one that torch.export cannot capture."""
     try:
         call(module, batch)

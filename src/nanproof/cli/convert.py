@@ -31,15 +31,15 @@ _EXIT_CODES = {"proved": 0, "tested": 0, "failed": 1, "unknown": 3}
 def convert(
     face: Face,
     model: Annotated[
-        str,
-        typer.Argument(
-            help="file.py:name (a module, or a function that returns one), a .pt2 or a .pt.", metavar="MODEL"
-        ),
+        str, typer.Argument(help="file.py:name, a .pt2, a .pt, or a Hugging Face folder.", metavar="MODEL")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .mlpackage to write.", metavar="FILE")],
     inputs: Annotated[
         str | None,
         typer.Option(help="Example inputs: an .npz by forward's parameter names, or file.py:name.", metavar="FILE"),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What a Hugging Face model shall do, if not as its config says.", metavar="NAME")
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, float16 or float32.", metavar="NAME")] = "auto",
     unit: Units = None,
@@ -51,36 +51,33 @@ def convert(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Open a .pt2 or .pt, which may run code that is in it.")
+        bool, typer.Option("--trust", help="Open pickled files and TorchScript, which may run code that is in them.")
     ] = False,
     options: Annotated[str | None, typer.Option(help="More arguments: a dict in file.py:name.", metavar="NAME")] = None,
     keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")] = False,
 ) -> Answer:
     """Convert a PyTorch model so that it runs in FP16 without NaN or Inf, and show it on the written file.
 
-    MODEL in a file.py is your code, and is imported. A .pt2 is data, but PyTorch opens it with pickle, which can run
-    code: it is opened only with --trust. So is a .pt of TorchScript, which is a program itself. What
-    coremltools.convert takes (images, classes, flexible shapes) goes into the dict of --options.
+    MODEL in a file.py is a module, or a function that returns one; it is your code, and is imported. A .pt2 is data,
+    but PyTorch opens it with pickle, which can run code: it is opened only with --trust. So is a .pt of TorchScript,
+    which is a program itself. A Hugging Face folder has a config.json and *.safetensors; it is read without a network,
+    and no code in it is run. What coremltools.convert takes (images, classes, flexible shapes) goes into the dict of
+    --options.
     """
-    check_model(model, trust=trust)
+    check_model(model, trust=trust, task=task)
     if report is not None:
         check_file(report, [".html"])
     units = _checked_options(output, unit or ["gpu"], target)
     with face.progress(f"converting {model}") as progress:
         progress("load")
-        loaded = load_model(model, inputs)
+        loaded = load_model(model, inputs, task=task, trust=trust)
         batches = [load_batch(where, loaded.module) for where in calibration or ()]
         from nanproof.conductor import convert as convert_module
 
         arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(options)}
         arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
-        conversion = convert_module(
-            loaded.module,
-            loaded.example_inputs,
-            calibration=batches,
-            progress=progress,
-            **arguments,
-        )
+        arguments |= {"calibration": batches, "progress": progress}
+        conversion = convert_module(loaded.module, loaded.example_inputs, **arguments)
         written = conversion.save(output) if conversion.verdict not in _BAD or keep_failed else None
         if report is not None:
             from nanproof.report.html import write_html

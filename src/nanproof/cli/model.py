@@ -1,4 +1,4 @@
-"""MODEL on the command line: ``file.py:name``, or a file of ``torch.export.save`` or ``torch.jit.save``."""
+"""MODEL on the command line: ``file.py:name``, a ``.pt2``, a ``.pt`` of TorchScript, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanproof.capture.huggingface import check_folder, load_folder
 from nanproof.cli.arrays import SINGLE, read_arrays
 from nanproof.cli.pyfile import PyFile, PyName, called, is_spec
 from nanproof.errors import InputError, ModelFileError, UsageError
@@ -32,38 +33,44 @@ class Model:
     example_inputs: Any
 
 
-def check_model(spec: str, *, trust: bool) -> None:
+def check_model(spec: str, *, trust: bool, task: str | None = None) -> None:
     """Tell by its name alone that MODEL cannot be converted, before anything heavy is loaded.
 
     Args:
         spec: MODEL.
         trust: Whether the user trusts a file that PyTorch opens with pickle.
+        task: What a model in a Hugging Face folder shall do.
 
     Raises:
         ModelFileError: There is no such file, or it is no PyTorch model; the message says what to do.
+        UsageError: It is not trusted, or a task is given and MODEL is no folder.
     """
+    if task is not None and (is_spec(spec) or not Path(spec).is_dir()):
+        raise UsageError(f"--task is for a Hugging Face folder, and '{spec}' is none.")
     if is_spec(spec):
         return
     path = Path(spec)
     how = (
-        "MODEL is file.py:name (a module, or a function that returns one), a .pt2 of torch.export.save or a .pt of "
-        "torch.jit.save."
+        "MODEL is file.py:name (a module, or a function that returns one), a .pt2 of torch.export.save, a .pt of "
+        "torch.jit.save, or a Hugging Face folder."
     )
     if path.suffix == ".py":
         names = PyFile.at(path).candidates()
         raise ModelFileError(f"Which name of '{path}' is the model? Write {path}:NAME.{_listed(names)}")
     if not path.exists():
         raise ModelFileError(f"There is no file '{path}'. {how}")
+    if path.is_dir() and path.suffix not in _PACKAGES:
+        check_folder(path, trust=trust)
+    else:
+        _check_file(path, how, trust=trust)
+
+
+def _check_file(path: Path, how: str, *, trust: bool) -> None:
     if path.suffix in _PACKAGES:
         raise ModelFileError(
             f"'{path}' is a Core ML model already, and convert starts from PyTorch.\n"
             f"  `nanproof check {path} --inputs in.npz` checks it, `nanproof run` executes it, "
             "`nanproof inspect` shows it."
-        )
-    if path.is_dir():
-        raise ModelFileError(
-            f"'{path}' is a folder. {how}\n  For a Hugging Face folder write a function that returns "
-            "AutoModel.from_pretrained(folder)."
         )
     if _is_torchscript(path):
         if not trust:
@@ -93,16 +100,21 @@ def check_model(spec: str, *, trust: bool) -> None:
         )
 
 
-def load_model(spec: str, inputs: str | None) -> Model:
+def load_model(spec: str, inputs: str | None, *, task: str | None = None, trust: bool = False) -> Model:
     """Load MODEL and its example inputs.
 
     Args:
         spec: MODEL.
         inputs: Where the example inputs are, if not with the model: an ``.npz`` or ``file.py:name``.
+        task: What a model in a Hugging Face folder shall do.
+        trust: Whether weights in such a folder may be pickled.
 
     Raises:
         UsageError: The file, the name, the kind of the object or the example inputs are wrong.
     """
+    if not is_spec(spec) and Path(spec).is_dir():
+        module = load_folder(Path(spec), task, trust=trust)
+        return Model(module, load_batch(inputs, module) if inputs else None)
     if not is_spec(spec) and _is_torchscript(Path(spec)):
         module = _scripted(Path(spec))
         if not inputs:

@@ -12,7 +12,7 @@ from nanproof.errors import UsageError
 from nanproof.mil.coreml import ct, types
 from nanproof.program import Color, Shapes
 
-__all__ = ["Declared", "declared", "declared_inputs", "tensor_types"]
+__all__ = ["Declared", "declared", "declared_inputs", "output_types", "tensor_types"]
 
 _COLORS = {
     ct.colorlayout.RGB: Color.RGB,
@@ -87,6 +87,11 @@ def tensor_types(names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[Any
         ct.TensorType(name=name, shape=array.shape or (1,), dtype=kinds[array.dtype.kind])
         for name, array in zip(names, arrays, strict=True)
     ]
+
+
+def output_types(names: Sequence[str]) -> list[Any]:
+    """Declarations for coremltools of outputs that have names, and the dtypes that they come to have."""
+    return [ct.TensorType(name=name) for name in names]
 
 
 def _flat(inputs: Sequence[Any]) -> list[Any]:
