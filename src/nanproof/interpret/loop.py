@@ -20,7 +20,7 @@ from nanproof.program import Block, DType, Function, Op, Program, Value
 from nanproof.values.floats import carrier, to_carrier
 from nanproof.values.mapped import release
 
-__all__ = ["Carried", "Observer", "Runner"]
+__all__ = ["Carried", "Observer", "Runner", "multiplies_integers"]
 
 Carried = Tensor | str | tuple[str, ...] | TensorList | StateCell | Mapping[Any, float]
 """What stands for a MIL value while a program runs; the last is the dictionary of a classifier."""
@@ -183,7 +183,7 @@ class Runner:
 
     def _step(self, op: Op, dead: tuple[Value, ...], makers: Mapping[Value, Op]) -> _Step:
         record = TABLE[op.type]
-        arithmetic = self.numerics.arithmetic(op.dtype, op.type, of_integers=_multiplies_integers(op, makers))
+        arithmetic = self.numerics.arithmetic(op.dtype, op.type, of_integers=multiplies_integers(op, makers))
         single = {name: values[0] for name, values in op.inputs.items() if name not in record.variadic}
         moves = record.family == "structural" or arithmetic.keeps
         rounds = self.numerics.rounds_storage and not (record.picks and moves and _of_one_type(op))
@@ -220,7 +220,7 @@ _QUANTIZED = {
 }
 
 
-def _multiplies_integers(op: Op, makers: Mapping[Value, Op]) -> bool:
+def multiplies_integers(op: Op, makers: Mapping[Value, Op]) -> bool:
     """Whether both factors of an op's products are 8-bit integers, dequantised right before it."""
     factors = [op.input(name) for name in _FACTORS.get(op.type, ())]
     sources = [makers.get(value) if value is not None else None for value in factors]

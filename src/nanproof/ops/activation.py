@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops import bound_normalisation
+from nanproof.ops.bound_elementwise import Curve, turns
 from nanproof.ops.record import Note, OpDef, Sample, float_block, op, parametric, unary
 
 __all__ = ["OPS", "softmax"]
@@ -154,6 +156,7 @@ OPS: tuple[OpDef, ...] = (
         exact=lambda x, alpha, beta: min(beta, x if x >= 0 else alpha * x),
         parameters=[{"alpha": 0.3, "beta": 6}, {"alpha": -2, "beta": 4}],
         revisions=("iOS17",),
+        curve=Curve(turning=turns(0.0)),
         notes=(
             Note(
                 "For beta < 0 the constant folding of coremltools gives beta + min(alpha * x, beta) below zero, its "
@@ -168,6 +171,7 @@ OPS: tuple[OpDef, ...] = (
         exact=_exact_elu,
         parameters=[{"alpha": 1.0}, {"alpha": -0.7}],
         revisions=("iOS17",),
+        curve=Curve(turning=turns(0.0), contracts=lambda settings: abs(settings["alpha"]) <= 1),
     ),
     parametric(
         "gelu",
@@ -179,6 +183,8 @@ OPS: tuple[OpDef, ...] = (
             {"mode": "TANH_APPROXIMATION"},
             {"mode": "SIGMOID_APPROXIMATION"},
         ],
+        # All three forms turn within 0.01 of here, where they are flat.
+        curve=Curve(turning=turns(-0.7518), loose=2.0**-12, contracts=lambda settings: True),
     ),
     parametric(
         "leaky_relu",
@@ -186,6 +192,7 @@ OPS: tuple[OpDef, ...] = (
         exact=lambda x, alpha: x if x >= 0 else alpha * x,
         parameters=[{"alpha": 0.01}, {"alpha": -1.5}],
         revisions=("iOS17",),
+        curve=Curve(turning=turns(0.0), contracts=lambda settings: abs(settings["alpha"]) <= 1),
     ),
     parametric(
         "linear_activation",
@@ -195,7 +202,14 @@ OPS: tuple[OpDef, ...] = (
         revisions=("iOS17",),
     ),
     op("prelu", "activation", _prelu, _prelu_samples, revisions=("iOS17",)),
-    unary("relu", torch.relu, exact=lambda x: max(x, 0), increasing=True, picks=True),
+    unary(
+        "relu",
+        torch.relu,
+        exact=lambda x: max(x, 0),
+        increasing=True,
+        picks=True,
+        curve=Curve(contracts=lambda settings: True),
+    ),
     unary("relu6", F.relu6, exact=lambda x: min(max(x, 0), 6), increasing=True),
     parametric(
         "scaled_tanh",
@@ -212,8 +226,13 @@ OPS: tuple[OpDef, ...] = (
         parameters=[{"alpha": 0.25, "beta": 0.5}, {"alpha": -0.1, "beta": 0.65}],
         revisions=("iOS17",),
     ),
-    unary("silu", F.silu, exact=lambda x: x * _exact_sigmoid(x)),
-    op("softmax", "softmax", softmax, _softmax_samples),
+    unary(
+        "silu",
+        F.silu,
+        exact=lambda x: x * _exact_sigmoid(x),
+        curve=Curve(turning=turns(-1.27846), loose=2.0**-20, contracts=lambda settings: True),
+    ),
+    op("softmax", "softmax", softmax, _softmax_samples, bound=bound_normalisation.softmax),
     unary("softplus", F.softplus, exact=_exact_softplus, increasing=True),
     op(
         "softplus_parametric",
@@ -235,6 +254,7 @@ OPS: tuple[OpDef, ...] = (
         exact=lambda x, alpha: x if x >= alpha else 0,
         parameters=[{"alpha": 1.0}, {"alpha": -2.0}],
         revisions=("iOS17",),
+        curve=Curve(turning=lambda settings: (math.nextafter(settings["alpha"], -math.inf), settings["alpha"])),
         notes=(
             Note(
                 "NaN stays NaN, although 'x if x >= alpha, otherwise 0' reads as 0.",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanproof.ops import bound_binary
 from nanproof.ops.record import Note, OpDef, Sample, binary, int_block
 
 __all__ = ["OPS"]
@@ -64,13 +65,32 @@ def _exact_floor_div(x: Any, y: Any) -> Any:
 
 
 OPS: tuple[OpDef, ...] = (
-    binary("add", torch.add, exact=lambda x, y: x + y, integers=_integers(-7)),
-    binary("sub", torch.sub, exact=lambda x, y: x - y, integers=_integers(-7)),
-    binary("mul", torch.mul, exact=lambda x, y: x * y, integers=_integers(-7)),
+    binary(
+        "add",
+        torch.add,
+        exact=lambda x, y: x + y,
+        integers=_integers(-7),
+        bound=bound_binary.add,
+    ),
+    binary(
+        "sub",
+        torch.sub,
+        exact=lambda x, y: x - y,
+        integers=_integers(-7),
+        bound=bound_binary.sub,
+    ),
+    binary(
+        "mul",
+        torch.mul,
+        exact=lambda x, y: x * y,
+        integers=_integers(-7),
+        bound=bound_binary.mul,
+    ),
     binary(
         "real_div",
         _real_div,
         exact=lambda x, y: x / y,
+        bound=bound_binary.real_div,
         integers=_integers(-7, zeros=False),
         notes=(
             Note(
@@ -79,15 +99,18 @@ OPS: tuple[OpDef, ...] = (
             ),
         ),
     ),
-    binary("floor_div", _floor_div, exact=_exact_floor_div, integers=_integers(-7)),
-    binary("mod", _mod, exact=lambda x, y: x - y * _exact_floor_div(x, y), integers=_integers(-7)),
+    binary("floor_div", _floor_div, exact=_exact_floor_div, integers=_integers(-7), bound=bound_binary.floor_div),
+    binary(
+        "mod", _mod, exact=lambda x, y: x - y * _exact_floor_div(x, y), integers=_integers(-7), bound=bound_binary.mod
+    ),
     # Like NumPy, and unlike `x > y ? x : y` of MIL's documentation, NaN in either operand wins.
-    binary("maximum", torch.maximum, exact=max, picks=True, integers=_integers(-7)),
-    binary("minimum", torch.minimum, exact=min, picks=True, integers=_integers(-7)),
+    binary("maximum", torch.maximum, exact=max, picks=True, integers=_integers(-7), bound=bound_binary.maximum),
+    binary("minimum", torch.minimum, exact=min, picks=True, integers=_integers(-7), bound=bound_binary.minimum),
     binary(
         "pow",
         _pow,
         exact=mp.power,
+        bound=bound_binary.power,
         integers=_integers(0),
         notes=(
             Note(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, ConvSettings, SingleInside
+from nanproof.ops import bound_contraction as bounds
 from nanproof.ops.activation import softmax
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, op
 from nanproof.ops.windows import Padding, pad_spatial, paddings
@@ -331,10 +332,18 @@ _QUANTIZED = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("matmul", "bilinear", _matmul, _matmul_samples, revisions=("iOS17",), notes=(_VECTORS,)),
-    op("linear", "bilinear", _linear, _linear_samples, revisions=("iOS17",)),
+    op(
+        "matmul",
+        "bilinear",
+        _matmul,
+        _matmul_samples,
+        revisions=("iOS17",),
+        bound=bounds.matmul,
+        notes=(_VECTORS,),
+    ),
+    op("linear", "bilinear", _linear, _linear_samples, revisions=("iOS17",), bound=bounds.linear),
     op("einsum", "bilinear", _einsum, _einsum_samples, variadic=frozenset({"values"})),
-    op("conv", "bilinear", _conv, _conv_samples, revisions=("iOS17",), notes=(_SAME,)),
+    op("conv", "bilinear", _conv, _conv_samples, revisions=("iOS17",), bound=bounds.conv, notes=(_SAME,)),
     op("conv_quantized", "bilinear", _conv_quantized, _conv_quantized_samples, notes=(_QUANTIZED, _SAME)),
     op("conv_transpose", "bilinear", _conv_transpose, _conv_transpose_samples, revisions=("iOS17",), notes=(_SAME,)),
     op(
@@ -343,6 +352,7 @@ OPS: tuple[OpDef, ...] = (
         _attention,
         _attention_samples,
         since="iOS18",
+        bound=bounds.attention,
         notes=(_MASKED_ROWS,),
     ),
 )

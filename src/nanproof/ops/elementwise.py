@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_binary, bound_movement
+from nanproof.ops.bound_elementwise import Curve, absolute, clipped, inverted, rooted, squared, turns
 from nanproof.ops.record import (
     Note,
     OpDef,
@@ -33,6 +36,15 @@ _INFINITY = float("inf")
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _LOG_EPSILON = 2.0**-149
 """What the documented default 1e-45 of ``log`` is as a float32: the smallest subnormal. As a binary16 it is zero."""
+
+
+def _always(settings: object) -> bool:
+    return True
+
+
+def _above(number: float) -> float:
+    """The next float64."""
+    return math.nextafter(number, math.inf)
 
 
 def _clip(arithmetic: Arithmetic, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -154,10 +166,17 @@ def _threshold_integers() -> Iterable[Sample]:
 
 
 OPS: tuple[OpDef, ...] = (
-    unary("abs", torch.abs, exact=abs, picks=True, integers=True),
+    unary(
+        "abs",
+        torch.abs,
+        exact=abs,
+        picks=True,
+        integers=True,
+        curve=Curve(turning=turns(0.0), contracts=_always, link=absolute),
+    ),
     unary("acos", torch.acos, exact=mp.acos, increasing=False, domain=(-1, 1)),
     unary("asin", torch.asin, exact=mp.asin, increasing=True, domain=(-1, 1)),
-    unary("atan", torch.atan, exact=mp.atan, increasing=True),
+    unary("atan", torch.atan, exact=mp.atan, increasing=True, curve=Curve(contracts=_always)),
     unary("atanh", torch.atanh, exact=mp.atanh, increasing=True, domain=(-1, 1)),
     unary("ceil", torch.ceil, exact=mp.ceil, increasing=True),
     parametric(
@@ -168,9 +187,10 @@ OPS: tuple[OpDef, ...] = (
         picks=True,
         parameters=[{"alpha": -2, "beta": 11}, {"alpha": -1e30, "beta": 0.1}],
         revisions=("iOS17",),
+        curve=Curve(link=clipped, contracts=lambda settings: settings["alpha"] <= 0 <= settings["beta"]),
     ),
-    unary("cos", torch.cos, exact=mp.cos),
-    unary("cosh", _cosh, exact=mp.cosh),
+    unary("cos", torch.cos, exact=mp.cos, curve=Curve(codomain=(-1.0, 1.0))),
+    unary("cosh", _cosh, exact=mp.cosh, curve=Curve(turning=turns(0.0))),
     unary("erf", torch.erf, exact=mp.erf, increasing=True),
     unary("exp", torch.exp, exact=mp.exp, increasing=True),
     unary("exp2", _exp2, exact=_exact_exp2, increasing=True, integers=True),
@@ -181,6 +201,7 @@ OPS: tuple[OpDef, ...] = (
         exact=_exact_inverse,
         parameters=[{}, {"epsilon": 0.0}, {"epsilon": 0.25}],
         revisions=("iOS17",),
+        curve=Curve(domain=lambda settings: (_above(-settings.get("epsilon", 1e-4)), _INFINITY), link=inverted(1e-4)),
     ),
     parametric(
         "log",
@@ -190,6 +211,9 @@ OPS: tuple[OpDef, ...] = (
         domain=(0.0, _INFINITY),
         parameters=[{}, {"epsilon": 0.1}],
         revisions=("iOS17",),
+        curve=Curve(
+            domain=lambda settings: (_above(-settings.get("epsilon", _LOG_EPSILON)), _INFINITY), loose=2.0**-20
+        ),
         notes=(
             Note(
                 "In fp16 the default epsilon is 0, so log(0) is -inf.", "np.float16(1e-45), coremltools default_inputs"
@@ -201,6 +225,7 @@ OPS: tuple[OpDef, ...] = (
         "logical",
         _logical_not,
         lambda: [Sample({"x": np.array([[True], [False]])})],
+        bound=bound_binary.negated,
     ),
     unary("round", torch.round, exact=mp.nint, increasing=True),
     parametric(
@@ -211,14 +236,25 @@ OPS: tuple[OpDef, ...] = (
         domain=(0.0, _INFINITY),
         parameters=[{}, {"epsilon": 1e-5}],
         revisions=("iOS17",),
+        curve=Curve(
+            domain=lambda settings: (_above(-settings.get("epsilon", 1e-12)), _INFINITY),
+            link=inverted(1e-12, root=True),
+        ),
     ),
     unary("sign", _sign, exact=mp.sign, increasing=True, integers=True),
-    unary("sin", torch.sin, exact=mp.sin),
+    unary("sin", torch.sin, exact=mp.sin, curve=Curve(codomain=(-1.0, 1.0), contracts=_always)),
     unary("sinh", _sinh, exact=mp.sinh, increasing=True),
-    unary("sqrt", torch.sqrt, exact=mp.sqrt, increasing=True, domain=(0.0, _INFINITY)),
-    unary("square", torch.square, exact=lambda x: x * x, integers=True),
-    unary("tan", torch.tan, exact=mp.tan),
-    unary("tanh", torch.tanh, exact=mp.tanh, increasing=True),
+    unary(
+        "sqrt",
+        torch.sqrt,
+        exact=mp.sqrt,
+        increasing=True,
+        domain=(0.0, _INFINITY),
+        curve=Curve(domain=lambda settings: (0.0, _INFINITY), link=rooted),
+    ),
+    unary("square", torch.square, exact=lambda x: x * x, integers=True, curve=Curve(turning=turns(0.0), link=squared)),
+    unary("tan", torch.tan, exact=mp.tan, curve=Curve(domain=lambda settings: (-1.57, 1.57))),
+    unary("tanh", torch.tanh, exact=mp.tanh, increasing=True, curve=Curve(contracts=_always)),
     parametric(
         "threshold",
         _threshold,
@@ -226,7 +262,16 @@ OPS: tuple[OpDef, ...] = (
         increasing=True,
         parameters=[{"alpha": 0.1}, {"alpha": -3}],
         extra=_threshold_integers,
+        curve=Curve(link=clipped),
     ),
-    op("cast", "cast", _cast, _cast_samples, revisions=("iOS17",), notes=_CAST_NOTES),
+    op(
+        "cast",
+        "cast",
+        _cast,
+        _cast_samples,
+        revisions=("iOS17",),
+        bound=bound_movement.cast,
+        notes=_CAST_NOTES,
+    ),
     structural("identity", _identity, _identity_samples),
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_lookup as bounds
 from nanproof.ops.record import Note, OpDef, Sample, float_block, int_block, op, structural
 
 __all__ = ["OPS"]
@@ -278,15 +279,30 @@ _BOUNDS = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    structural("gather", _gather, _gather_samples, revisions=("iOS16", "iOS17"), notes=(_NEGATIVE, _BATCHED_AXIS)),
+    structural(
+        "gather",
+        _gather,
+        _gather_samples,
+        revisions=("iOS16", "iOS17"),
+        bound=bounds.known_places(_gather, bounds.gather),
+        notes=(_NEGATIVE, _BATCHED_AXIS),
+    ),
     structural(
         "gather_along_axis",
         _gather_along_axis,
         _gather_along_axis_samples,
         revisions=("iOS16", "iOS17"),
+        bound=bounds.known_places(_gather_along_axis, bounds.gather_along),
         notes=(_NEGATIVE,),
     ),
-    structural("gather_nd", _gather_nd, _gather_nd_samples, revisions=("iOS16", "iOS17"), notes=(_NEGATIVE, _BOUNDS)),
+    structural(
+        "gather_nd",
+        _gather_nd,
+        _gather_nd_samples,
+        revisions=("iOS16", "iOS17"),
+        bound=bounds.known_places(_gather_nd, bounds.gather_nd),
+        notes=(_NEGATIVE, _BOUNDS),
+    ),
     op("scatter", "scatter", _scatter, _scatter_samples, revisions=("iOS17",), notes=(_NEGATIVE, _DEFAULT_MODE)),
     op(
         "scatter_along_axis",

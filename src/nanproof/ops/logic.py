@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_binary
 from nanproof.ops.record import Note, OpDef, Sample, comparison, float_block, float_specials, int_block, logical, op
 
 __all__ = ["OPS"]
@@ -37,12 +38,13 @@ OPS: tuple[OpDef, ...] = (
     comparison("greater_equal", torch.ge),
     logical("logical_and", torch.logical_and),
     logical("logical_or", torch.logical_or),
-    logical("logical_xor", torch.logical_xor),
+    logical("logical_xor", torch.logical_xor, bound=bound_binary.either),
     op(
         "select",
         "select",
         _select,
         _select_samples,
+        bound=bound_binary.select,
         notes=(
             Note(
                 "The documentation broadcasts cond, a and b; the declared type ignores the shape of cond, and is wrong "

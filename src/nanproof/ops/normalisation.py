@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops import bound_normalisation as bounds
 from nanproof.ops.record import Note, OpDef, Sample, float_block, ints, op
 
 __all__ = ["OPS"]
@@ -163,10 +164,25 @@ _EVEN = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("batch_norm", "normalisation", _batch_norm, _batch_norm_samples, revisions=("iOS17",)),
-    op("instance_norm", "normalisation", _instance_norm, _instance_norm_samples, revisions=("iOS17",)),
-    op("layer_norm", "normalisation", _layer_norm, _layer_norm_samples, revisions=("iOS17",), notes=(_BUILDER,)),
-    op("l2_norm", "normalisation", _l2_norm, _l2_norm_samples, revisions=("iOS17",)),
+    op("batch_norm", "normalisation", _batch_norm, _batch_norm_samples, revisions=("iOS17",), bound=bounds.batch_norm),
+    op(
+        "instance_norm",
+        "normalisation",
+        _instance_norm,
+        _instance_norm_samples,
+        revisions=("iOS17",),
+        bound=bounds.instance_norm,
+    ),
+    op(
+        "layer_norm",
+        "normalisation",
+        _layer_norm,
+        _layer_norm_samples,
+        revisions=("iOS17",),
+        bound=bounds.layer_norm,
+        notes=(_BUILDER,),
+    ),
+    op("l2_norm", "normalisation", _l2_norm, _l2_norm_samples, revisions=("iOS17",), bound=bounds.l2_norm),
     op(
         "local_response_norm",
         "normalisation",

@@ -18,6 +18,10 @@ import numpy as np
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_binary
+from nanproof.ops.bound_elementwise import Curve, elementwise
+from nanproof.ops.bound_movement import moves
+from nanproof.ops.bounding import BoundRule, unbounded
 
 __all__ = [
     "Note",
@@ -62,6 +66,10 @@ class Note:
     evidence: str
 
 
+NO_RULE = unbounded("nobody has written a rule for its bounds")
+"""What a record has before it gets a rule."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpDef:
     """The record of one MIL op.
@@ -80,6 +88,7 @@ class OpDef:
             result is a number of the operands' type already, and rounding it would do nothing. All ``structural`` ops
             do.
         variadic: Inputs that take a list of values.
+        bound: Rule that bounds the result for all inputs inside given bounds; see :mod:`nanproof.ops.bounding`.
         samples: Makes the calls on which the laws test the op.
         notes: Quirks, with evidence.
     """
@@ -93,6 +102,7 @@ class OpDef:
     increasing: bool | None = None
     picks: bool = False
     variadic: frozenset[str] = frozenset()
+    bound: BoundRule = NO_RULE
     samples: Callable[[], Iterable[Sample]]
     notes: tuple[Note, ...] = ()
 
@@ -104,7 +114,8 @@ class OpDef:
     @property
     def readings(self) -> tuple[str, ...]:
         """The readings of a program that this record serves."""
-        return ("execute", "exact") if self.exact is not None else ("execute",)
+        readings = ("execute", "bound" if self.bound is not NO_RULE else "", "exact" if self.exact is not None else "")
+        return tuple(reading for reading in readings if reading)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -185,11 +196,13 @@ def unary(
     increasing: bool | None = None,
     domain: tuple[float, float] = (-np.inf, np.inf),
     integers: bool = False,
+    curve: Curve | None = None,
     **fields: Any,
 ) -> OpDef:
     """Elementwise function of one tensor ``x``; ``exact`` is the same function in mpmath.
 
-    ``domain`` bounds the finite samples, ``integers`` tells that ``x`` may be ``int32`` too.
+    ``domain`` bounds the finite samples, ``integers`` tells that ``x`` may be ``int32`` too. ``curve`` is the shape of
+    the function, where it is not simply increasing.
     """
 
     def rule(arithmetic: Arithmetic, x: Tensor) -> Tensor:
@@ -202,6 +215,9 @@ def unary(
         if integers:
             yield Sample({"x": int_block(2, 5)})
 
+    exactly = fields.get("picks", False)
+    shape = curve or Curve(domain=lambda settings: domain)
+    fields.setdefault("bound", elementwise(rule, shape, exact=exactly, rising=increasing is True))
     return OpDef(name=name, family="unary", run=rule, exact=exact, increasing=increasing, samples=samples, **fields)
 
 
@@ -213,6 +229,7 @@ def parametric(
     parameters: Sequence[Mapping[str, Any]],
     domain: tuple[float, float] = (-np.inf, np.inf),
     extra: Callable[[], Iterable[Sample]] = _no_samples,
+    curve: Curve | None = None,
     **fields: Any,
 ) -> OpDef:
     """Elementwise function of one float tensor ``x`` and of constant scalars or strings.
@@ -228,6 +245,8 @@ def parametric(
             yield Sample({"x": float_specials(), **typed})
         yield from extra()
 
+    exactly, rising = fields.get("picks", False), fields.get("increasing") is True
+    fields.setdefault("bound", elementwise(run, curve or Curve(), exact=exactly, rising=rising))
     return OpDef(name=name, family="unary", run=run, exact=exact, samples=samples, **fields)
 
 
@@ -264,6 +283,7 @@ def comparison(name: str, run: Callable[[Tensor, Tensor], Tensor], **fields: Any
         yield Sample({"x": float_grid().reshape(-1, 1), "y": float_grid()})
         yield Sample({"x": float_specials().reshape(-1, 1), "y": float_specials()})
 
+    fields.setdefault("bound", bound_binary.comparing(name))
     return OpDef(name=name, family="comparison", run=rule, samples=samples, **fields)
 
 
@@ -276,6 +296,7 @@ def logical(name: str, run: Callable[[Tensor, Tensor], Tensor], **fields: Any) -
     def samples() -> Iterable[Sample]:
         yield Sample({"x": np.array([[True], [False]]), "y": np.array([True, False, True])})
 
+    fields.setdefault("bound", bound_binary.connecting(run))
     return OpDef(name=name, family="logical", run=rule, samples=samples, **fields)
 
 
@@ -308,5 +329,9 @@ def reduction(
 
 
 def structural(name: str, run: Rule, samples: Callable[[], Iterable[Sample]], **fields: Any) -> OpDef:
-    """Movement of data: every element of the result is an element of an input, unchanged."""
+    """Movement of data: every element of the result is an element of an input, unchanged.
+
+    The bound is that of a movement of ``x`` in which no element comes twice, unless it is given.
+    """
+    fields.setdefault("bound", moves(run))
     return OpDef(name=name, family="structural", picks=True, run=run, samples=samples, **fields)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops import bound_reduction as bounds
 from nanproof.ops.record import Note, OpDef, Rule, Sample, flag, float_block, int_block, op, reduction
 
 __all__ = ["OPS"]
@@ -152,7 +153,7 @@ def _cumsum_samples() -> Iterable[Sample]:
     yield Sample({"x": int_block(5, 2), "axis": np.int32(0), "exclusive": False, "reverse": False})
 
 
-_ARG = partial(op, family="reduction", samples=_arg_samples, revisions=("iOS17",))
+_ARG = partial(op, family="reduction", samples=_arg_samples, revisions=("iOS17",), bound=bounds.arg)
 _SHIFT_NOTE = Note(
     "A row of -inf, or one that holds +inf, is NaN: the maximum is subtracted first (-inf - -inf).",
     "coremltools 9.0, iOS15/reduction.py, reduce_log_sum_exp.value_inference",
@@ -161,15 +162,15 @@ _SHIFT_NOTE = Note(
 OPS: tuple[OpDef, ...] = (
     _ARG("reduce_argmax", run=_arg(torch.argmax)),
     _ARG("reduce_argmin", run=_arg(torch.argmin)),
-    reduction("reduce_l1_norm", _l1_norm),
-    reduction("reduce_l2_norm", _l2_norm),
-    reduction("reduce_log_sum", _log_sum, positive=True),
-    reduction("reduce_log_sum_exp", _log_sum_exp, notes=(_SHIFT_NOTE,)),
-    reduction("reduce_max", _max, picks=True),
-    reduction("reduce_mean", _mean),
-    reduction("reduce_min", _min, picks=True),
-    reduction("reduce_prod", _prod),
-    reduction("reduce_sum", _sum),
-    reduction("reduce_sum_square", _sum_square),
-    op("cumsum", "scan", _cumsum, _cumsum_samples),
+    reduction("reduce_l1_norm", _l1_norm, bound=bounds.l1_norm),
+    reduction("reduce_l2_norm", _l2_norm, bound=bounds.l2_norm),
+    reduction("reduce_log_sum", _log_sum, positive=True, bound=bounds.log_sum),
+    reduction("reduce_log_sum_exp", _log_sum_exp, bound=bounds.log_sum_exp, notes=(_SHIFT_NOTE,)),
+    reduction("reduce_max", _max, picks=True, bound=bounds.extremum(torch.amax, largest=True)),
+    reduction("reduce_mean", _mean, bound=bounds.mean),
+    reduction("reduce_min", _min, picks=True, bound=bounds.extremum(torch.amin, largest=False)),
+    reduction("reduce_prod", _prod, bound=bounds.product),
+    reduction("reduce_sum", _sum, bound=bounds.total),
+    reduction("reduce_sum_square", _sum_square, bound=bounds.sum_square),
+    op("cumsum", "scan", _cumsum, _cumsum_samples, bound=bounds.cumsum),
 )

@@ -1,0 +1,277 @@
+"""How rules of bounds are written, and what they stand on: a unit's roundings and limits, and the grids of types.
+
+A rule gets the :class:`Reading` of its op and the op's MIL inputs by their names: a
+:class:`~nanproof.values.bound.Bound` for a tensor (with its carrier where it is a constant), ``str`` for text, a tuple
+where the input is variadic. It returns a bound for each output: of what the unit computes *before* it stores the
+result, which the caller does with :func:`stored`.
+
+Why endpoints are enough for ``+ - * /`` and roots: they are correctly rounded, and rounding to nearest is monotone,
+so the stored result of every point of an interval lies between the grid points around the exact ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanproof.numerics import Numerics
+from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.numerics.neural_engine import NeuralEngine
+from nanproof.program import DType, Op, Value
+from nanproof.values.bound import Ball, Bound, Link
+from nanproof.values.floats import FP16_MAX
+
+__all__ = ["BoundRule", "Machine", "Reading", "UnboundedError", "machine_of", "stored", "unbounded"]
+
+BoundRule = Callable[..., Any]
+"""``bound(reading, **mil_inputs)`` → a bound, or a sequence of bounds for several outputs."""
+
+
+class UnboundedError(Exception):
+    """A rule gives up; the text says why. The result is then taken to be anything its type can hold, and unproved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the proof has to know of a unit for one op. Error terms cover the fast and the exact reading.
+
+    Attributes:
+        unit: Half the relative distance of neighbours in the accumulator of products: ``2**-24`` or ``2**-11``. Any
+            order of ``n`` additions is off by at most ``n * unit * sum|x_i|`` (Jeannerod and Rump, 2013: without a
+            condition on n).
+        lost: The most that a single product can lose besides (A6, underflow).
+        limit: Where a partial sum of products becomes infinite, in any order.
+        sums: As ``unit``, for plain sums.
+        narrow: Whether the steps inside an op are rounded to binary16, and overflow there.
+        table: Relative and absolute error of functions that go by the unit's tables, for FP32 formulas.
+        infinities: Whether ``-inf`` means what IEEE says (E9, A12: on the Neural Engine it does not).
+    """
+
+    numerics: Numerics
+    arithmetic: Arithmetic
+    half: bool
+    unit: float
+    lost: float
+    limit: float
+    sums: float
+    narrow: bool
+    infinities: bool
+
+
+_SINGLE_MAX = 3.4028234663852886e38
+
+
+def machine_of(numerics: Numerics, op: Op, *, of_integers: bool = False) -> Machine:
+    """The machine on which an op runs under given numerics."""
+    arithmetic = numerics.arithmetic(op.dtype, op.type, of_integers=of_integers)
+    half = op.dtype is DType.FP16 and numerics.rounds_storage
+    engine = isinstance(arithmetic, NeuralEngine)
+    # `cpu` and `strict` have an exact reading that accumulates in binary16; the bound covers both readings.
+    chained = half and not engine and numerics.name in ("cpu", "strict")
+    narrow = half and (numerics.name == "strict" or (isinstance(arithmetic, NeuralEngine) and arithmetic.narrow))
+    return Machine(
+        numerics=numerics,
+        arithmetic=arithmetic,
+        half=half,
+        unit=2.0**-11 if chained else 2.0**-24,
+        lost=2.0**-14 if engine else 2.0**-24 if chained else 0.0,
+        limit=2.0**15 if engine else FP16_MAX if chained else _SINGLE_MAX,
+        sums=2.0**-11 if chained or narrow else 2.0**-24,
+        narrow=narrow,
+        infinities=not engine,
+    )
+
+
+@dataclass(slots=True)
+class Reading:
+    """One op being read: what rules need of it, and what they have to say besides their bounds.
+
+    Attributes:
+        op: The op.
+        machine: How it computes.
+        shapes: The sizes of values whose type leaves them open.
+        states: What each state is assumed to hold.
+        norms: Norms of matrices that were computed before, by their content.
+        partial: The largest partial sum of products, in any order.
+        doubts: Reasons why the result may be Inf or NaN although its bounds do not show it.
+    """
+
+    op: Op
+    machine: Machine
+    shapes: Mapping[Value, tuple[int, ...]] = field(default_factory=dict[Value, tuple[int, ...]])
+    states: dict[Value, Bound] = field(default_factory=dict[Value, Bound])
+    norms: dict[Any, float] = field(default_factory=dict[Any, float])
+    partial: float = 0.0
+    doubts: list[str] = field(default_factory=list[str])
+
+    def shape(self, output: int = 0) -> tuple[int, ...]:
+        """The shape of an output.
+
+        Raises:
+            UnboundedError: It is not known.
+        """
+        sizes = self.shapes.get(self.op.outputs[output], self.op.outputs[output].type.shape)
+        if not all(isinstance(size, int) for size in sizes):
+            raise UnboundedError("the shape of the result is not known")
+        return tuple(int(size) for size in sizes)
+
+    def accumulated(self, partial: Tensor) -> None:
+        """Take note of the largest partial sum of products."""
+        if partial.numel():
+            self.partial = max(self.partial, float(partial.max()))
+
+    def doubt(self, reason: str) -> None:
+        """Say that the result may not be finite."""
+        if reason not in self.doubts:
+            self.doubts.append(reason)
+
+
+def unbounded(reason: str) -> BoundRule:
+    """The rule of an op that has none, which says why."""
+
+    def rule(reading: Reading, **inputs: Any) -> Any:
+        raise UnboundedError(reason)
+
+    rule.__doc__ = reason
+    return rule
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Storing
+
+
+def stored(bound: Bound, dtype: DType, machine: Machine) -> Bound:
+    """The bound of a result once it is stored in its type: outward to the grid. Overflow is left to be seen.
+
+    Balls and links take the rounding as a loss: ``|x' - x| <= 2**-11 |x| + 2**-25`` for binary16 (IEEE 754).
+    """
+    if not dtype.is_float:
+        return bound
+    half = dtype is DType.FP16 and machine.numerics.rounds_storage
+    if bound.value is not None:
+        return bound
+    low, high = _to_grid(bound.low, half, up=False), _to_grid(bound.high, half, up=True)
+    relative, absolute = (2.0**-10, 2.0**-24) if half else (2.0**-23, 2.0**-149)
+    noise = bound.magnitude.clamp(max=_SINGLE_MAX) * relative + absolute
+    balls = tuple(_noisy(make, noise) for make in bound.balls)
+    links = tuple(_rounded_link(link, relative, absolute) for link in bound.links)
+    mix = bound.mix
+    if mix is not None:
+        count = bound.shape[mix.axis]
+        mix = replace(
+            mix, low=mix.low * (1 - relative) - count * absolute, high=mix.high * (1 + relative) + count * absolute
+        )
+    return replace(bound, low=low, high=high, balls=balls, links=links, mix=mix)
+
+
+def _noisy(make: Callable[[], Ball | None], noise: Tensor) -> Callable[[], Ball | None]:
+    def made() -> Ball | None:
+        ball = make()
+        return None if ball is None else replace(ball, slack=ball.slack + noise)
+
+    return made
+
+
+def _rounded_link(link: Link, relative: float, absolute: float) -> Link:
+    if link.sense == "over":
+        return replace(link, factor=link.factor * (1 - relative), lost=link.lost + absolute)
+    return replace(link, factor=link.factor * (1 + relative), lost=link.lost * (1 + relative) + absolute)
+
+
+def _to_grid(x: Tensor, half: bool, *, up: bool) -> Tensor:
+    """The nearest number of the grid that is not below (``up``) or above ``x``; beyond its range ``x`` itself."""
+    narrow = x.to(torch.float16 if half else torch.float32).to(torch.float64)
+    passed = narrow < x if up else narrow > x
+    if bool(passed.any()):
+        _, exponent = torch.frexp(narrow)
+        least, digits = (-13, 11) if half else (-125, 24)
+        ulp = torch.exp2((exponent.clamp(min=least) - digits).to(torch.float64))
+        narrow = torch.where(passed, narrow + ulp if up else narrow - ulp, narrow)
+    inside = narrow.isfinite() & (x.abs() <= (FP16_MAX if half else _SINGLE_MAX))
+    return torch.where(inside, narrow, x)
+
+
+def limit_of(dtype: DType, machine: Machine) -> float:
+    """The largest finite number of a float type as it is stored."""
+    return FP16_MAX if dtype is DType.FP16 and machine.numerics.rounds_storage else _SINGLE_MAX
+
+
+def parameter(value: Any, name: str) -> Tensor:
+    """The carrier of an input that has to be a constant.
+
+    Raises:
+        UnboundedError: It is computed.
+    """
+    if isinstance(value, Bound) and value.value is not None:
+        return value.value
+    raise UnboundedError(f"{name} is computed")
+
+
+def broadcast_shape(*bounds: Bound) -> tuple[int, ...]:
+    """The shape of a result of tensors that broadcast."""
+    return tuple(torch.broadcast_shapes(*(b.shape for b in bounds)))
+
+
+def aligned(bound: Bound, rank: int) -> Bound:
+    """The bound with leading axes of size 1, up to a rank."""
+    missing = rank - len(bound.shape)
+    if missing <= 0:
+        return bound
+
+    def grown(x: Tensor) -> Tensor:
+        return x.reshape(*(1,) * missing, *x.shape)
+
+    def shifted(make: Callable[[], Ball | None]) -> Callable[[], Ball | None]:
+        def made() -> Ball | None:
+            ball = make()
+            return (
+                None
+                if ball is None
+                else ball.mapped(_if_shaped(grown, len(bound.shape)), (a + missing for a in ball.axes))
+            )
+
+        return made
+
+    rank = len(bound.shape)
+    itself = Link(
+        "under", "self", bound.token, bound.shape, frozenset(), identity_places(rank), torch.ones(()).double()
+    )
+    links = tuple(
+        replace(
+            link,
+            places=(*(None,) * missing, *link.places),
+            factor=grown(link.factor) if link.factor.dim() == rank else link.factor,
+        )
+        for link in (itself, *bound.links)
+    )
+    return replace(
+        bound,
+        shape=(*(1,) * missing, *bound.shape),
+        low=grown(bound.low),
+        high=grown(bound.high),
+        balls=tuple(shifted(make) for make in bound.balls),
+        links=links,
+        mix=None if bound.mix is None else replace(bound.mix, axis=bound.mix.axis + missing),
+        peak=None if bound.peak is None else (bound.peak[0] + missing, bound.peak[1]),
+        value=None if bound.value is None else grown(bound.value),
+        token=object(),
+    )
+
+
+def _if_shaped(move: Callable[[Tensor], Tensor], rank: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: move(x) if x.dim() == rank else x
+
+
+def identity_places(rank: int) -> tuple[int | None, ...]:
+    """The places of a value whose axes are those of its base."""
+    return tuple(range(rank))
+
+
+def numbers(sizes: Sequence[int]) -> int:
+    """How many elements a shape has."""
+    return math.prod(sizes)
