@@ -50,7 +50,7 @@ def spectral_norm(matrix: Tensor) -> float:
 
     ``||A||_2 <= ||G**16||_F ** (1/32)`` for the smaller Gram matrix ``G``: at most the 64th root of its side too much.
     The float32 square of an n x n matrix ``G`` is off by at most ``n 2**-24 ||G||_F**2``, and of a semidefinite one
-    ``||G||_F**2 <= n**0.5 ||G**2||_F``. So each squaring is off by ``n**1.5 2**-24`` of its own norm, and the root divides
+    ``||G||_F**2 <= n**0.5 ||G**2||_F``. So each squaring is off by ``n**1.5 2**-24`` of its norm, and the root divides
     the k-th by ``2**(k+1)``. ``2**-9`` is room for sides up to 1600; beyond that float64 is used.
     """
     if matrix.numel() == 0:
