@@ -14,7 +14,7 @@ from nanproof.comparison.compare import as_array, compare_outputs, measured
 from nanproof.diagnosis.births import find_births
 from nanproof.interpret.accumulators import accumulations, has_limit
 from nanproof.interpret.execute import Executor
-from nanproof.interpret.observe import Range, Ranges, observe
+from nanproof.interpret.observe import Ranges, observe
 from nanproof.mil.names import base_name
 from nanproof.program import Op, Program
 from nanproof.report.data import birth_data, comparison_data, rests_on
@@ -111,11 +111,7 @@ def _own_nonfinite(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _by_base_name(ranges: Ranges) -> Ranges:
     """Ranges under the names by which births are looked up."""
-    merged: dict[str, Range] = {}
-    for name, found in ranges.by_name.items():
-        base = base_name(name)
-        merged[base] = merged[base] | found if base in merged else found
-    return Ranges(merged, ranges.runs)
+    return ranges.renamed({name: base_name(name) for name in ranges.by_name})
 
 
 class _ConstantBirths:

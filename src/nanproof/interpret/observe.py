@@ -1,11 +1,9 @@
-"""Observed ranges: what values every float tensor of a program took on the given inputs."""
+"""Observed ranges: what values every tensor of a program took on the given inputs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -13,92 +11,89 @@ from torch import Tensor
 
 from nanproof.interpret.execute import Executor
 from nanproof.interpret.inputs import check_inputs
-from nanproof.program import Op, Program
+from nanproof.interpret.range import NOTHING, Range, Ranges
+from nanproof.interpret.tally import Tally
+from nanproof.program import Block, Op, Program, Value
 
-__all__ = ["Range", "Ranges", "observe"]
+__all__ = ["NOTHING", "Observation", "Range", "Ranges", "observe"]
+
+_SAME_ELEMENTS = frozenset(
+    {"depth_to_space", "expand_dims", "flatten2d", "identity", "pixel_shuffle"}
+    | {"pixel_unshuffle", "reshape", "reverse", "space_to_depth", "squeeze", "transpose"}
+)
+"""Ops whose result holds the elements of its operand, each once, in another order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What was seen of one value: bounds of its finite elements, and how many elements were not finite.
+@final
+class Observation:
+    """An observer that gathers the ranges of all values over any number of runs, in constant memory.
 
-    ``binary`` tells that every element was 0 or 1, or every element 0 or -1. Ranges form a commutative monoid under
-    :meth:`__or__` with
-    :data:`NOTHING` as the neutral element.
+    Args:
+        program: The program that runs.
+        axis: Also count by channel: along this axis of every float value that has it. It may be negative.
     """
 
-    low: float = math.inf
-    high: float = -math.inf
-    infinities: int = 0
-    nans: int = 0
-    binary: bool = True
+    def __init__(self, program: Program, axis: int | None = None) -> None:
+        self.runs = 0
+        self._axis = axis
+        self._tallies: dict[str, Tally] = {}
+        self._channels: dict[str, list[Tally]] = {}
+        self._alike = _alike(program)
 
-    def __or__(self, other: Range) -> Range:
-        return Range(
-            min(self.low, other.low),
-            max(self.high, other.high),
-            self.infinities + other.infinities,
-            self.nans + other.nans,
-            self.binary and other.binary,
-        )
-
-    @property
-    def magnitude(self) -> float:
-        """The largest finite absolute value seen, 0 if none was."""
-        return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
-
-    @property
-    def finite(self) -> bool:
-        """Whether no Inf and no NaN was seen."""
-        return self.infinities == 0 and self.nans == 0
-
-    @classmethod
-    def of(cls, x: Tensor) -> Range:
-        """The range of one tensor."""
-        if x.numel() == 0:
-            return NOTHING
-        x = x.float()
-        low, high = torch.aminmax(x)
-        if math.isfinite(float(low)) and math.isfinite(float(high)):
-            extremes = (float(low), float(high))
-            binary = all(e in {-1.0, 0.0, 1.0} for e in extremes) and bool(((x == 0) | (x == low) | (x == high)).all())
-            return cls(float(low), float(high), binary=binary)
-        finite = torch.isfinite(x)
-        nans = int(torch.isnan(x).sum())
-        infinities = int((~finite).sum()) - nans
-        inner = cls.of(x[finite])
-        return cls(inner.low, inner.high, infinities, nans, binary=False)
-
-
-NOTHING = Range()
-"""The range of a value that was never seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """Ranges by value name, over a number of runs. Integer values are included: masks are often integers."""
-
-    by_name: Mapping[str, Range] = field(default_factory=dict[str, Range])
-    runs: int = 0
-
-    def __getitem__(self, name: str) -> Range:
-        return self.by_name.get(name, NOTHING)
-
-    def __or__(self, other: Ranges) -> Ranges:
-        names = self.by_name.keys() | other.by_name.keys()
-        return Ranges({n: self[n] | other[n] for n in sorted(names)}, self.runs + other.runs)
-
-
-class _Recorder:
-    """Observer of one run."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, Range] = {}
+    def inputs(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Count the inputs of a run, as they go into the program."""
+        self.runs += 1
+        for name, array in arrays.items():
+            self._add(name, torch.as_tensor(array))
 
     def __call__(self, op: Op, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+        """Count what an op has computed. A value of a loop's body is seen once for each turn."""
         for value, result in zip(op.outputs, results, strict=True):
-            # A value of a loop's body is seen once for each turn.
-            self.seen[value.name] = self.seen.get(value.name, NOTHING) | Range.of(result)
+            if value.name not in self._alike:
+                self._add(value.name, result)
+            if self._axis is not None and result.is_floating_point():
+                self._split(value.name, result, self._axis)
+
+    def ranges(self) -> Ranges:
+        """All that was seen until now."""
+        seen = {name: Range.tallied(tally) for name, tally in self._tallies.items()}
+        for name, source in self._alike.items():
+            if source in seen:
+                seen[name] = seen[source]
+        channels = {name: tuple(map(Range.tallied, tallies)) for name, tallies in self._channels.items()}
+        return Ranges(seen, self.runs, channels)
+
+    def _add(self, name: str, x: Tensor) -> None:
+        tally = self._tallies.get(name)
+        if tally is None:
+            tally = self._tallies[name] = Tally()
+        tally.add(x)
+
+    def _split(self, name: str, x: Tensor, axis: int) -> None:
+        if not -x.ndim <= axis < x.ndim:
+            return
+        tallies = self._channels.setdefault(name, [])
+        for i, channel in enumerate(x.unbind(axis)):
+            if i == len(tallies):
+                tallies.append(Tally())
+            tallies[i].add(channel)
+
+
+def _alike(program: Program) -> dict[str, str]:
+    """Values that hold the elements of another one of the same block, so that counting one of them will do."""
+    found: dict[str, str] = {}
+
+    def search(block: Block, known: set[Value]) -> None:
+        for op in block.ops:
+            source = op.input("x")
+            if op.type in _SAME_ELEMENTS and source is not None and source in known:
+                found[op.outputs[0].name] = found.get(source.name, source.name)
+            known.update(op.outputs)
+            for inner in op.blocks:
+                search(inner, set())
+
+    search(program.main.block, set(program.main.inputs.values()))
+    return found
 
 
 def observe(
@@ -114,12 +109,9 @@ def observe(
     Raises:
         InputError, CouldNotCheckError: As :func:`nanproof.predict`.
     """
-    executor = Executor(program, numerics)
-    total, outputs = Ranges(), list[dict[str, np.ndarray]]()
+    executor, seen = Executor(program, numerics), Observation(program)
+    outputs: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        recorder = _Recorder()
-        outputs.append(executor.once(batch, [recorder]))
-        arrays = check_inputs(program.interface, batch)  # images are tensors there, and defaults are filled in
-        inputs = {name: Range.of(torch.as_tensor(array)) for name, array in arrays.items()}
-        total |= Ranges(inputs | recorder.seen, 1)
-    return total, outputs
+        outputs.append(executor.once(batch, [seen]))
+        seen.inputs(check_inputs(program.interface, batch))  # images are tensors there, and defaults are filled in
+    return seen.ranges(), outputs
