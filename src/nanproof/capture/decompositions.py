@@ -28,6 +28,8 @@ def table() -> Any:
     decompositions[aten.view.default] = _view
     decompositions.update(ARITHMETIC)
     decompositions.update(INDEXING)
+    attention = aten.scaled_dot_product_attention.default
+    decompositions[attention] = _attention(decompositions[attention])
     for operator, is_kept in _KEPT.items():
         decompositions[operator] = _unless(is_kept, decompositions[operator])
     return decompositions
@@ -42,7 +44,7 @@ def _unless(is_kept: Callable[..., bool], decompose: Callable[..., Any]) -> Call
     return decompose_others
 
 
-def _plain_attention(
+def _lowered_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -53,12 +55,11 @@ def _plain_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> bool:
-    """Whether coremltools 9.0 lowers this attention to the same function.
+    """Whether this attention has a lowering: all but what drops weights, and heads that share keys (``_attention``).
 
-    A mask is left to PyTorch's decomposition: rows that it masks everywhere are zero there, and not in coremltools.
-    Without a mask that decomposition guards against such rows all the same, with eight ops in each layer.
+    PyTorch's decomposition guards against rows that are masked everywhere, with eight ops in each layer.
     """
-    return attn_mask is None and dropout_p == 0 and not is_causal and not enable_gqa
+    return dropout_p == 0 and not enable_gqa and query.dim() == key.dim() == value.dim()
 
 
 def _plain_lstm(
@@ -79,11 +80,49 @@ def _plain_lstm(
     return not train and len(params) == num_layers * (1 + bidirectional) * (4 if has_biases else 2)
 
 
+def _in_evaluation(
+    input: Tensor,
+    hx: Tensor,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> bool:
+    """Whether a recurrent layer drops nothing."""
+    return not train
+
+
 _KEPT: dict[Any, Callable[..., bool]] = {
-    aten.scaled_dot_product_attention.default: _plain_attention,
+    aten.scaled_dot_product_attention.default: _lowered_attention,
     aten.lstm.input: _plain_lstm,
+    aten.gru.input: _in_evaluation,
+    aten.rnn_tanh.input: _in_evaluation,
+    aten.rnn_relu.input: _in_evaluation,
 }
-"""Operators that coremltools lowers well as they are, with the calls for which that is so."""
+"""Operators that are lowered whole, with the calls for which that is so."""
+
+
+def _attention(decompose: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Attention whose heads share keys as one whose heads have their own; PyTorch's decomposition of any other."""
+
+    def decomposed(
+        query: Tensor, key: Tensor, value: Tensor, *args: Any, enable_gqa: bool = False, **kw: Any
+    ) -> Tensor:
+        if not enable_gqa:
+            return decompose(query, key, value, *args, **kw)
+        key, value = (_repeated(x, query.shape[-3] // x.shape[-3]) for x in (key, value))
+        return aten.scaled_dot_product_attention.default(query, key, value, *args, **kw)
+
+    return decomposed
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """Each head ``times`` times, one copy beside the other."""
+    shape = [*x.shape[:-2], times, *x.shape[-2:]]
+    return x if times == 1 else x.unsqueeze(-3).expand(shape).flatten(-4, -3)
 
 
 def _add(x: Tensor, y: Tensor, *, alpha: float = 1) -> Tensor:

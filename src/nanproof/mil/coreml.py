@@ -21,6 +21,7 @@ __all__ = [
     "add_int16_cast",
     "block_context_manager",
     "ct",
+    "is_target",
     "mb",
     "mlmodel",
     "quiet",
@@ -52,6 +53,7 @@ with quiet():
     from coremltools.converters.mil.frontend.torch import ops as _torch_ops
     from coremltools.converters.mil.frontend.torch import torch_op_registry
     from coremltools.converters.mil.mil import types as _types
+    from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
     from coremltools.converters.mil.mil.passes import pass_registry
     from coremltools.converters.mil.mil.passes.defs.quantization import add_int16_cast
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
@@ -65,5 +67,7 @@ ct: Any = coremltools
 mb: Any = Builder
 types: Any = _types
 torch_ops: Any = _torch_ops
+is_target: Any = is_current_opset_version_compatible_with
+"""Whether the program that is being built may hold the ops of a deployment target."""
 register_torch_op: Any = torch_op_registry.register_torch_op
 register_pass: Any = pass_registry.register_pass

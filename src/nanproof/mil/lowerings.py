@@ -11,7 +11,7 @@ import numpy as np
 
 from nanproof.mil.coreml import mb, register_torch_op, torch_ops, types
 
-__all__ = ["alias", "clamp", "gelu", "grid_sampler_2d", "lstm_input", "prod", "reciprocal"]
+__all__ = ["alias", "clamp", "gelu", "grid_sampler_2d", "prod", "reciprocal"]
 
 
 @register_torch_op(override=True)
@@ -29,15 +29,6 @@ def gelu(context: Any, node: Any) -> None:
     approximate: str = getattr(given, "val", given) or "none"
     mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[approximate]
     context.add(mb.gelu(x=inputs[0], mode=mode, name=node.name))
-
-
-@register_torch_op(override=True, torch_alias=["lstm.input"])
-def lstm_input(context: Any, node: Any) -> None:
-    """``aten.lstm.input``: 9.0 lowers ``lstm`` as TorchScript writes it, with three results and not one tuple."""
-    (name,) = node.outputs
-    node.outputs = [f"{name}_{part}" for part in ("output", "h", "c")]
-    torch_ops.lstm(context, node)
-    context.add(tuple(context[part] for part in node.outputs), torch_name=name)
 
 
 @register_torch_op(override=True)
