@@ -279,7 +279,11 @@ WRONG = {
     "network": ({"convert_to": "neuralnetwork"}, UsageError, "Leave convert_to out: ML Programs run from iOS15 on"),
     "mil": ({"convert_to": "milinternal"}, UsageError, "for a MIL program use coremltools.convert"),
     "source": ({"source": "tensorflow"}, UsageError, "nanproof converts PyTorch models. Leave source out"),
-    "states": ({"states": [object()]}, UsageError, "does not convert models with states yet"),
+    "states": (
+        {"states": [object()]},
+        UsageError,
+        "`states` is a list of coremltools.StateType, and this holds object",
+    ),
     "precision": ({"compute_precision": "half"}, UsageError, r"Pass coremltools\.precision\.FLOAT16 or FLOAT32"),
     "contradiction": (
         {"precision": "float16", "compute_precision": ct.precision.FLOAT32},

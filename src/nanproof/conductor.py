@@ -158,7 +158,8 @@ def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], reques
         plan, findings = first_plan(lowered.fp32, lowered.ranges) if request.precision != "float32" else (Plan(), [])
         if request.precision == "float16":
             plan, findings = without_islands(plan, findings)
-    return _Build(captured, request, lowered).finish(plan, [*passes, *lowered.findings, *findings])
+    findings = [*_start_findings(captured), *passes, *lowered.findings, *findings]
+    return _Build(captured, request, lowered).finish(plan, findings)
 
 
 def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None:
@@ -192,6 +193,7 @@ def _completed(options: Options, captured: Captured) -> Options:
     tensors = captured.example.tensors
     if options.outputs is None and captured.output_names:
         options = replace(options, outputs=output_types(captured.output_names))
+    options = options.with_states({name: tuple(value.shape) for name, value in captured.states.items()})
     if options.inputs is None and not isinstance(captured.exported, ExportedProgram):
         declarations = tensor_types(captured.input_names, [t.detach().numpy() for t in tensors])
         return replace(options, inputs=declarations)
@@ -219,7 +221,8 @@ def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request:
         pymil = lower(captured.exported, request.options)
         fp32 = reflect(pymil, captured.sources)
     with request.clock("observe"):
-        trial = gather(module, fp32, batches, declared_inputs(pymil), with_stress=request.stress)
+        inputs = declared_inputs(pymil)
+        trial = gather(module, fp32, batches, inputs, with_stress=request.stress, states=captured.states)
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
         return _Lowered(pymil, fp32, trial, ranges, answers, fidelity, _lowering_findings(fp32, fidelity))
@@ -365,6 +368,22 @@ class _Build:
                 "com.github.nanproof.version": __version__,
             },
         )
+
+
+def _start_findings(captured: Captured) -> list[Finding]:
+    """A finding for each state that PyTorch begins with anything but zeros."""
+    return [
+        Finding(
+            "NP301",
+            name,
+            "state",
+            f"the state '{name}' begins with values up to {float(value.abs().max()):.4g} in PyTorch, and with zeros in "
+            "Core ML",
+            "judged with PyTorch's values; the app must write them",
+        )
+        for name, value in captured.states.items()
+        if value.numel() and bool((value != 0).any())
+    ]
 
 
 def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:

@@ -120,5 +120,13 @@ KINDS: Mapping[str, Kind] = {
             "y = constant / conv(x), where 'common::fuse_conv_scale' loses the division",
             "Leave the pass out: coremltools.PassPipeline.remove_passes({name}). nanproof.convert does so by itself.",
         ),
+        Kind(
+            "NP301",
+            "state-start",
+            "A buffer that became a state of the Core ML model does not begin with zeros.",
+            "Core ML makes every state of zeros, so that the first call computes something else than PyTorch.",
+            "self.register_buffer('average', torch.ones(8)), where forward changes it in place",
+            "Write the values into each new state (MLState.write_state), or let the buffer begin with zeros.",
+        ),
     )
 }

@@ -91,7 +91,8 @@ class CoremltoolsOptions(TypedDict, total=False):
         package_dir: A ``.mlpackage`` to save the result to, as ``result.save`` does, whatever the verdict is.
         debug: Whether coremltools prints which operators it lacks.
         pass_pipeline: ``coremltools.PassPipeline``. Without ``common::add_fp16_cast`` in it the program is FP32.
-        states: Not yet.
+        states: A list of ``coremltools.StateType``, by the names of the buffers that forward changes in place. Without
+            it these become states as well.
     """
 
     source: str
@@ -129,7 +130,7 @@ def checked(
     unknown = [name for name in given if name not in CoremltoolsOptions.__annotations__]
     if unknown:
         raise TypeError(f"nanproof.convert got an unexpected keyword argument '{unknown[0]}'")
-    _check_kind(given.get("source", "auto"), given.get("convert_to"), given.get("states"))
+    _check_kind(given.get("source", "auto"), given.get("convert_to"))
     options = Options(
         given.get("minimum_deployment_target") or "iOS17",
         given.get("inputs"),
@@ -138,6 +139,7 @@ def checked(
         classifier_config=given.get("classifier_config"),
         pass_pipeline=given.get("pass_pipeline"),
         debug=given.get("debug", False),
+        states=given.get("states"),
     )
     numerics = _numerics(units)
     options.check()
@@ -199,7 +201,7 @@ def _precision(precision: str, options: Options, compute_precision: Any) -> tupl
     return asked, selector or passes.selector
 
 
-def _check_kind(source: str, convert_to: str | None, states: Any) -> None:
+def _check_kind(source: str, convert_to: str | None) -> None:
     """Options of ``coremltools.convert`` that leave nanproof no choice.
 
     Raises:
@@ -219,9 +221,4 @@ def _check_kind(source: str, convert_to: str | None, states: Any) -> None:
         raise UsageError(
             f"convert_to='{convert_to}': nanproof makes ML Programs alone. Leave convert_to out;\n"
             "  for a MIL program use coremltools.convert."
-        )
-    if states:
-        raise UsageError(
-            "states: nanproof does not convert models with states yet. Convert with coremltools.convert, and execute\n"
-            "  the file with nanproof.predict and nanproof.make_state."
         )

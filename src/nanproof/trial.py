@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from nanproof.capture.batch import Batch, call
+from nanproof.capture.batch import Batch
+from nanproof.capture.conversation import Reference
 from nanproof.capture.examples import as_images, resized, shape_sets
 from nanproof.comparison.compare import compare_outputs, named_inputs
 from nanproof.diagnosis.births import Birth
 from nanproof.errors import CaptureError, UsageError
+from nanproof.interpret.state import Turn
 from nanproof.mil.declared import Declared
 from nanproof.program import Program
 from nanproof.result import StressOutcome, UnitResult, Verdict
 from nanproof.stress.masks import StressInput, stress_masks
+from nanproof.stress.variations import varied
 
 __all__ = ["Trial", "gather", "worst"]
 
@@ -29,6 +33,8 @@ _ORDER: tuple[Verdict, ...] = ("failed", "unknown", "tested", "proved")
 @dataclass(frozen=True, slots=True)
 class Trial:
     """Batches by input name with PyTorch's answers, and stress variants of the first batch with theirs.
+
+    Of a model that keeps states the batches are a conversation, in their order; each stress variant is a first call.
 
     The answer to a stress input is ``None`` if the module itself refuses it. Inputs are what the module sees, and
     ``images`` are those of them for which the written file takes pixels.
@@ -49,10 +55,11 @@ class Trial:
     @property
     def file_inputs(self) -> list[Arrays]:
         """:attr:`all_inputs` as the written file takes them: images as pixels, before scale and bias."""
-        return [
-            {name: self.images[name].pixels(array) if name in self.images else array for name, array in arrays.items()}
-            for arrays in self.all_inputs
-        ]
+        return [self._of_file(arrays) for arrays in self.all_inputs]
+
+    def _of_file(self, arrays: Arrays) -> Arrays:
+        pixels = {n: self.images[n].pixels(array) if n in self.images else array for n, array in arrays.items()}
+        return arrays.with_inputs(pixels) if isinstance(arrays, Turn) else pixels
 
     def answers(self, program: Program, outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What the written file gave, by the names of :attr:`outputs`: a classifier has another for its probabilities.
@@ -112,33 +119,55 @@ def gather(
     declared: Sequence[Declared],
     *,
     with_stress: bool,
+    states: Collection[str] = (),
 ) -> Trial:
-    """Ask PyTorch for its answers to all batches and their stress variants.
+    """Ask PyTorch for its answers to all batches and their stress variants. The module's buffers stay as they are.
 
     Args:
         module: The module.
         program: The lowered program.
         batches: The given calls. Where inputs may have several shapes, the first is also run at the default, the
-            smallest and the largest.
+            smallest and the largest. If states are kept, they are the calls of a conversation, which goes on by
+            one or two calls like the last one.
         declared: What the lowered program's inputs are declared to be.
         with_stress: Whether to run stress variants.
+        states: Names of the states that the program keeps.
 
     Raises:
         InputError: A batch does not fit the program's inputs.
         CaptureError: The module fails at a shape that its inputs are declared to have.
     """
+    reference = Reference(module, states)
     images = {name: one for name, one in zip(program.inputs, declared, strict=False) if one.color is not None}
-    batches = [*batches, *_shaped(module, batches[0], declared)]
-    batches = [as_images(batch, declared) if images else batch for batch in batches]
-    named = [named_inputs(program, batch) for batch in batches]
-    expected = [_arrays(call(module, batch)) for batch in batches]
+    talk = [*batches, *(_further(batches) if states else [])]
+    calls = [*talk, *_shaped(reference, batches[0], declared)]
+    calls = [as_images(batch, declared) if images else batch for batch in calls]
+    goes_on = [bool(states) and 0 < i < len(talk) for i in range(len(calls))]
+    named = [_turn(named_inputs(program, batch), reference, on) for batch, on in zip(calls, goes_on, strict=True)]
+    expected = [_arrays(reference(batch, goes_on=on)) for batch, on in zip(calls, goes_on, strict=True)]
     masks = [{name: array for name, array in arrays.items() if name not in images} for arrays in named]
-    stress = [replace(s, inputs={**named[0], **s.inputs}) for s in stress_masks(masks)] if with_stress else []
-    answers = [_answer(module, program, batches[0], s) for s in stress]
+    stress = stress_masks(masks) if with_stress else []
+    stress = [replace(s, inputs=_turn({**named[0], **s.inputs}, reference, goes_on=False)) for s in stress]
+    answers = [_answer(reference, program, calls[0], s) for s in stress]
     return Trial(tuple(program.outputs), named, expected, stress, answers, images)
 
 
-def _shaped(module: Any, batch: Batch, declared: Sequence[Declared]) -> list[Batch]:
+def _further(batches: Sequence[Batch]) -> list[Batch]:
+    """Calls that read what the given ones have written: like the last one, with other floats, up to three in all."""
+    last = batches[-1]
+    arrays = {str(i): t.detach().numpy() for i, t in enumerate(last.tensors)}
+    more = [varied(arrays, seed) for seed in range(max(1, 3 - len(batches)))]
+    return [last.with_tensors([torch.from_numpy(a) for a in other.values()]) for other in more]
+
+
+def _turn(arrays: Arrays, reference: Reference, goes_on: bool) -> Arrays:
+    """The call as one of a conversation, if the module keeps anything."""
+    if not reference.start:
+        return arrays
+    return Turn(arrays, None if goes_on else {name: value.numpy() for name, value in reference.start.items()})
+
+
+def _shaped(reference: Reference, batch: Batch, declared: Sequence[Declared]) -> list[Batch]:
     """The call at the other shapes that its inputs are declared to have.
 
     Raises:
@@ -151,7 +180,7 @@ def _shaped(module: Any, batch: Batch, declared: Sequence[Declared]) -> list[Bat
             continue
         other = resized(batch, shapes)
         try:
-            call(module, other)
+            reference(other)
         except Exception as error:  # the module is the user's code: it may raise anything
             first = (str(error).strip().splitlines() or [""])[0]
             raise CaptureError(
@@ -168,15 +197,13 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=_ORDER.index)
 
 
-def _answer(
-    module: nn.Module | ExportedProgram, program: Program, example: Batch, stress: StressInput
-) -> list[np.ndarray] | None:
+def _answer(reference: Reference, program: Program, example: Batch, stress: StressInput) -> list[np.ndarray] | None:
     changed = [
         t.new_tensor(stress.inputs[name]).reshape(t.shape)
         for name, t in zip(program.inputs, example.tensors, strict=True)
     ]
     try:
-        return _arrays(call(module, example.with_tensors(changed)))
+        return _arrays(reference(example.with_tensors(changed)))
     except Exception:  # the module is the user's code and need not accept what it was not given
         return None
 

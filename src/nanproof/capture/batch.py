@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from nanproof.errors import InputError
 
-__all__ = ["Batch", "TensorsOnly", "as_batch", "call", "evaluating", "script_parameters", "tensors_only"]
+__all__ = ["Batch", "TensorsOnly", "as_batch", "call", "evaluating", "returned", "script_parameters", "tensors_only"]
 
 _OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
 
@@ -78,9 +78,15 @@ def call(module: nn.Module | ExportedProgram, batch: Batch) -> list[Tensor]:
 
     What is no tensor (``None``, a cache object of transformers) is left out, and so is a tensor returned a second time.
     """
-    runnable = module.module() if isinstance(module, ExportedProgram) else module
-    guard = contextlib.nullcontext() if isinstance(module, ExportedProgram) else evaluating(module)
-    with torch.no_grad(), guard:
+    if isinstance(module, ExportedProgram):  # it has no modes any more
+        return returned(module.module(), batch)
+    with evaluating(module):
+        return returned(module, batch)
+
+
+def returned(runnable: nn.Module, batch: Batch) -> list[Tensor]:
+    """As :func:`call`, in whichever mode the module is."""
+    with torch.no_grad():
         outputs = runnable(*batch.args, **dict(batch.kwargs))
     return [tensor.detach() for tensor in _distinct(outputs)]
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nanproof.capture.batch import Batch, as_batch, call, evaluating, script_par
 from nanproof.capture.constant_masks import drop_empty_masks
 from nanproof.capture.decompositions import table
 from nanproof.capture.signature import keep_tensors
+from nanproof.capture.states import buffers_kept, changed_by_script, states_of
 from nanproof.errors import CaptureError
 from nanproof.program import Source
 
@@ -38,7 +39,8 @@ class Captured:
     """An exported program in core ATen, its example call, and the source of each of its nodes by ``debug_handle``.
 
     Of TorchScript it is the module itself, without sources: its files keep none that could be shown. ``output_names``
-    are the keys of a mapping that the module returns, and empty if it returns none.
+    are the keys of a mapping that the module returns, and empty if it returns none. ``states`` are the buffers that it
+    changes, with what they hold before the first call.
     """
 
     exported: ExportedProgram | torch.jit.ScriptModule
@@ -46,6 +48,7 @@ class Captured:
     sources: Mapping[int, Source]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...] = ()
+    states: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
 
 
 def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Captured:
@@ -75,7 +78,8 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
     batch = as_batch(example_inputs, module)
     if isinstance(module, torch.jit.ScriptModule):
         _require_working(module, batch)
-        return Captured(module, batch, {}, tuple(script_parameters(module)[: len(batch.args)]))
+        states = changed_by_script(module, batch)
+        return Captured(module, batch, {}, tuple(script_parameters(module)[: len(batch.args)]), states=states)
     names: tuple[str, ...] = ()
     if isinstance(module, ExportedProgram):
         if given:  # the arguments and shapes that it was exported with, and no others
@@ -92,12 +96,12 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
     keep_tensors(decomposed)
-    _refuse_states(decomposed)
     _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
     _refuse_dtypes(decomposed, sources)
+    states = states_of(decomposed, sources)
     inputs: Any = decomposed.graph_signature.user_inputs
-    return Captured(decomposed, batch, sources, tuple(inputs), _usable(names, decomposed))
+    return Captured(decomposed, batch, sources, tuple(inputs), _usable(names, decomposed), states)
 
 
 def _usable(names: Sequence[str], exported: ExportedProgram) -> tuple[str, ...]:
@@ -158,21 +162,6 @@ def _rename_ambiguous(exported: ExportedProgram) -> None:
                     spec.arg.name = node.name  # type: ignore[union-attr]
 
 
-def _refuse_states(exported: ExportedProgram) -> None:
-    """A module that changes its buffers would have to be a Core ML model with states, and be judged over several calls.
-
-    Raises:
-        CaptureError: It does.
-    """
-    changed = sorted({name.removeprefix("module.") for name in exported.graph_signature.buffers_to_mutate.values()})
-    if changed:
-        raise CaptureError(
-            f"forward changes the buffer{'s' * (len(changed) > 1)} {', '.join(changed)} in place, and nanproof does "
-            "not convert models with states yet.\n  Pass the old value in and return the new one; or convert with "
-            "coremltools.convert, and execute the file\n  with nanproof.predict and nanproof.make_state."
-        )
-
-
 def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[int, Source]) -> None:
     """Name the first tensor of a type that MIL lacks; coremltools would only name the type.
 
@@ -194,7 +183,8 @@ def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[int, Source]) -> 
 def _require_working(module: nn.Module | ExportedProgram, batch: Batch) -> None:
     """Tell a module that fails by itself from one that torch.export cannot capture."""
     try:
-        call(module, batch)
+        with buffers_kept(module):
+            call(module, batch)
     except Exception as error:  # the module is the user's code: it may raise anything
         raise CaptureError(
             f"The module {type(module).__name__} fails on the example inputs, before any conversion: "

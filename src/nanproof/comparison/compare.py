@@ -10,10 +10,12 @@ import numpy as np
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from nanproof.capture.batch import Batch, as_batch, call
+from nanproof.capture.batch import Batch, as_batch
+from nanproof.capture.conversation import Reference
 from nanproof.comparison.metrics import Difference, difference
 from nanproof.errors import CouldNotCheckError, InputError
 from nanproof.interpret.execute import Executor
+from nanproof.interpret.state import Turn
 from nanproof.program import DType, Program, Type
 
 __all__ = [
@@ -145,7 +147,7 @@ def as_array(output: Any) -> np.ndarray:
 def compare(
     program: Program, reference: nn.Module | ExportedProgram | Program, inputs: Any, *, numerics: str = "reference"
 ) -> Comparison:
-    """Run a program and its reference on the same inputs.
+    """Run a program and its reference on the same inputs. What keeps states has one conversation, in their order.
 
     Args:
         program: The ML Program.
@@ -166,8 +168,11 @@ def compare(
         expected = [[answer[name] for name in other] for answer in map(theirs.once, feeds)]
         return compare_outputs(names, [executor.once(feed) for feed in feeds], expected, executor.numerics.name)
     batches = as_batches(inputs, reference)
-    actual = [executor.once(named_inputs(program, batch)) for batch in batches]
-    answers = [[t.numpy() for t in call(reference, batch)] for batch in batches]
+    theirs = Reference(reference, program.states)
+    start = {name: value.numpy() for name, value in theirs.start.items()}
+    feeds = [Turn(named_inputs(program, batch), None if i else start) for i, batch in enumerate(batches)]
+    actual = [executor.once(feed) for feed in feeds]
+    answers = [[t.numpy() for t in theirs(batch, goes_on=i > 0)] for i, batch in enumerate(batches)]
     return compare_outputs(names, actual, answers, executor.numerics.name)
 
 

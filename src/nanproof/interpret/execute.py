@@ -12,7 +12,7 @@ from nanproof.errors import UnsupportedOpError, UsageError
 from nanproof.interpret.images import pixels, with_images
 from nanproof.interpret.inputs import check_inputs
 from nanproof.interpret.loop import Carried, Observer, Runner
-from nanproof.interpret.state import State, check_state, make_state
+from nanproof.interpret.state import State, Turn, check_state, make_state
 from nanproof.numerics import Numerics, get
 from nanproof.program import DType, Interface, Pipeline, Program, Type
 from nanproof.values.floats import from_carrier, to_carrier
@@ -45,6 +45,7 @@ class Executor:
         self.program = program
         self.numerics = get(numerics, exact=exact)
         self._runner = Runner(program, self.numerics)
+        self._kept: State | None = None
 
     @property
     def interface(self) -> Interface:
@@ -74,12 +75,20 @@ class Executor:
         return {name: _returned(t, types[name]) for name, t in outputs.items()}
 
     def once(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
-        """Run as the first prediction of a conversation: states, if there are any, are zeros and forgotten after.
+        """Run as the first prediction of a conversation: states, if there are any, are zeros.
+
+        Of inputs that are a :class:`Turn` the states are those that it begins with, or those that the run before left.
 
         Raises:
             InputError, ExecutionError: As calling the executor.
         """
-        return self(inputs, observers, state=make_state(self.program))
+        state = self._kept if isinstance(inputs, Turn) and inputs.start is None else None
+        if state is None:
+            state = make_state(self.program)
+            for name, value in ((inputs.start or {}) if isinstance(inputs, Turn) else {}).items():
+                state.write_state(name, value)
+        self._kept = state
+        return self(inputs, observers, state=state)
 
 
 @final

@@ -15,7 +15,25 @@ from nanproof.program import Pipeline, Program, Type
 from nanproof.values.floats import carrier, from_carrier, to_carrier
 from nanproof.values.memory import affordable
 
-__all__ = ["State", "check_state", "make_state"]
+__all__ = ["State", "Turn", "check_state", "make_state"]
+
+
+@final
+class Turn(dict[str, Any]):
+    """The inputs of one call of a conversation with a program that keeps states.
+
+    Args:
+        inputs: Value by input name.
+        start: The states that the call begins with, by name; ``None`` for those that the call before has left.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any], start: Mapping[str, np.ndarray] | None = None) -> None:
+        super().__init__(inputs)
+        self.start = start
+
+    def with_inputs(self, inputs: Mapping[str, Any]) -> Turn:
+        """The same turn with other inputs."""
+        return Turn(inputs, self.start)
 
 
 @final

@@ -76,7 +76,7 @@ def declared(inputs: Any) -> list[Declared]:
 def declared_inputs(pymil: Any) -> list[Declared]:
     """What a MIL program's inputs are declared to be, by the user or by the captured model, in their order."""
     function = pymil.functions["main"]
-    by_name = {one.name: one for one in declared(list(function.input_types))}
+    by_name = {one.name: one for one in declared([t for t in function.input_types if not isinstance(t, ct.StateType)])}
     return [by_name[name] for name in function.inputs if name in by_name]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.export import ExportedProgram
@@ -20,6 +20,7 @@ from nanproof.mil.narrowing import SOUND_PASS
 from nanproof.mil.pipeline import Halves, Selector, halves
 from nanproof.mil.reflect import reflect
 from nanproof.mil.sources import KEY, encode, sources_of
+from nanproof.mil.states import check_states, checked_states
 from nanproof.program import Source
 
 __all__ = ["Options", "Packaged", "Typing", "lower", "package"]
@@ -43,6 +44,7 @@ class Options:
         pass_pipeline: ``coremltools.PassPipeline``; the default one without it.
         selector: Which MIL ops may become FP16 at all; all without it.
         debug: Whether coremltools prints the missing operators.
+        states: List of ``coremltools.StateType``: the buffers of the module that the program keeps.
         default_shapes: The shapes to name first where a range of shapes comes from torch.export, one for each input.
     """
 
@@ -55,15 +57,17 @@ class Options:
     pass_pipeline: Any = None
     selector: Selector | None = None
     debug: bool = False
+    states: Any = None
     default_shapes: Sequence[Sequence[int]] = ()
 
     def check(self) -> None:
         """Tell what coremltools would refuse only at the end.
 
         Raises:
-            UsageError: The target, the classifier or the pass pipeline is wrong.
+            UsageError: The target, the classifier, the states or the pass pipeline is wrong.
         """
         _ = self.target, self.passes
+        check_states(self.states)
         given = self.classifier_config
         if given is not None and not isinstance(given, ct.ClassifierConfig):
             raise UsageError(
@@ -79,6 +83,23 @@ class Options:
             UsageError: See :func:`nanproof.mil.pipeline.halves`.
         """
         return halves(self.pass_pipeline, self.without_passes)
+
+    def with_states(self, changed: Mapping[str, Sequence[int]]) -> Options:
+        """The options with the states of a model, of which the shapes are given by name.
+
+        Raises:
+            UsageError: The target has no states, or others are declared.
+        """
+        if not changed and not self.states:
+            return self
+        if changed and self.target < ct.target.iOS18:
+            raise UsageError(
+                f"forward changes the buffer{'s' * (len(changed) > 1)} {', '.join(changed)} in place: they are states "
+                f"of the Core ML model, which\n  iOS18 is the first to have, and the deployment target is "
+                f"{self.target.name}. Pass minimum_deployment_target='iOS18'\n  (on the command line --target iOS18); "
+                "or pass the old values in and return the new ones."
+            )
+        return replace(self, states=checked_states(self.states, changed))
 
     @property
     def target(self) -> Any:
@@ -114,8 +135,8 @@ def lower(model: Any, options: Options, visitor: Visitor | None = None) -> Any:
         ConversionError: coremltools cannot lower an operator, or one of its passes fails.
         UsageError: A classifier is to take its probabilities from a tensor that is no output.
     """
-    given: dict[str, Any] = {"inputs": options.inputs, "outputs": options.outputs}
-    keywords = {k: copy.deepcopy(v) for k, v in given.items() if v is not None}
+    given: dict[str, Any] = {"inputs": options.inputs, "outputs": options.outputs, "states": options.states}
+    keywords = {k: copy.deepcopy(v) for k, v in given.items() if v}
     names = options.passes.before if isinstance(model, ExportedProgram) else (*options.passes.before, _VALID_NAMES)
     pymil = _convert(
         model,

@@ -11,6 +11,7 @@ from nanproof.program import Source
 from nanproof.report.census import program_data
 from nanproof.report.encoding import SCHEMA, encoded
 from nanproof.report.versions import versions
+from nanproof.report.wording import plural
 
 if TYPE_CHECKING:
     from nanproof.comparison.compare import Comparison
@@ -40,7 +41,7 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
             "given_inputs": given,
             "stress_inputs": len(stress),
             "units": list(conversion.units),
-            "statement": rests_on(conversion.verdict, given, len(stress)),
+            "statement": rests_on(conversion.verdict, given, len(stress), len(conversion.program.states)),
         },
         "tolerance": conversion.tolerance,
         "units": {name: _unit(unit, conversion.tolerance) for name, unit in conversion.units.items()},
@@ -56,15 +57,19 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
     return encoded(data)
 
 
-def rests_on(verdict: str, given: int, stress: int) -> str:
+def rests_on(verdict: str, given: int, stress: int, states: int = 0) -> str:
     """What a verdict rests on, in one sentence.
 
     >>> rests_on("tested", 1, 4)
     'tested on 1 given input and 4 stress inputs; not proved for all inputs'
+    >>> rests_on("tested", 3, 0, states=2)
+    'tested on 3 calls in a row (2 states kept); not proved for all inputs'
     """
     if verdict == "proved":
         return "proved for all inputs within the stated assumptions"
     inputs = f"{given} given input{'s' if given != 1 else ''}"
+    if states:
+        inputs = f"{plural(given, 'call')} in a row ({plural(states, 'state')} kept)"
     if stress:
         inputs += f" and {stress} stress input{'s' if stress != 1 else ''}"
     if verdict == "tested":
