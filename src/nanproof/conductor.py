@@ -20,12 +20,10 @@ from nanproof.capture.huggingface import load_folder
 from nanproof.capture.module import Captured, capture
 from nanproof.capture.pretrained_inputs import example_of, is_pretrained
 from nanproof.comparison.compare import Comparison, compare_outputs
-from nanproof.comparison.metrics import difference
 from nanproof.comparison.passes import PassChange, PassCheck
 from nanproof.diagnosis.births import Birth, find_births
 from nanproof.errors import InputError, ModelFileError, UsageError
 from nanproof.findings import Finding
-from nanproof.interpret.execute import Executor
 from nanproof.interpret.observe import Ranges, observe
 from nanproof.mil.declared import declared_inputs, output_types, tensor_types
 from nanproof.mil.edit import ApplyEdits
@@ -35,10 +33,12 @@ from nanproof.mil.read import load_program
 from nanproof.mil.reflect import reflect
 from nanproof.mil.sources import with_sources
 from nanproof.plan.plan import Plan
-from nanproof.plan.planner import first_plan, replan, take_back, without_islands
+from nanproof.plan.planner import replan, without_islands
 from nanproof.program import DType, Program
 from nanproof.request import CoremltoolsOptions, Precision, Progress, Request, checked
 from nanproof.result import Conversion
+from nanproof.rewrite.limits import Limits
+from nanproof.rewriting import Rewritten, rewritten, unwritten
 from nanproof.stress.variations import varied
 from nanproof.trial import Trial, gather, worst
 
@@ -48,8 +48,6 @@ _Run = tuple[list[Birth], list[dict[str, np.ndarray]]]
 _MOST_ROUNDS = 8
 _LOWERING_TOLERANCE = 1e-3
 """Rounding in another order stays far below this on any sane model; a wrong operator does not."""
-_REWRITE_TOLERANCE = 1e-4
-"""A rewrite claims the same result; in float32 it may differ by rounding, not more."""
 
 
 def convert(
@@ -154,12 +152,7 @@ def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], reques
     if passes:
         request = replace(request, options=replace(request.options, without_passes=frozenset(f.op for f in passes)))
         lowered = _lowered(module, captured, batches, request)
-    with clock("plan"):
-        plan, findings = first_plan(lowered.fp32, lowered.ranges) if request.precision != "float32" else (Plan(), [])
-        if request.precision == "float16":
-            plan, findings = without_islands(plan, findings)
-    findings = [*_start_findings(captured), *passes, *lowered.findings, *findings]
-    return _Build(captured, request, lowered).finish(plan, findings)
+    return _Build(captured, request, lowered).finish([*_start_findings(captured), *passes, *lowered.findings])
 
 
 def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None:
@@ -261,18 +254,18 @@ class _Build:
     def trial(self) -> Trial:
         return self.lowered.trial
 
-    def finish(self, plan: Plan, findings: list[Finding]) -> Conversion:
-        pymil = self.lowered.pymil
+    def finish(self, findings: list[Finding]) -> Conversion:
         folder = ScratchFolder()
         path = folder.path / "model.mlpackage"
-        plan, findings, pymil = self._checked(plan, findings, pymil)
-        program, runs = self._tried(pymil, plan, path)
+        rewritten = self._rewritten()
+        plan, findings = rewritten.plan, [*findings, *rewritten.findings]
+        program, runs = self._tried(rewritten.pymil, plan, path, rewritten.ranges)
         for _ in range(_MOST_ROUNDS if self.request.precision == "auto" else 0):
-            better, more = replan(plan, self.fp32, [birth for born, _ in runs.values() for birth in born])
+            better, more = replan(plan, rewritten.program, [birth for born, _ in runs.values() for birth in born])
             if better == plan:
                 break
-            plan, findings, pymil = self._checked(better, [*findings, *more], self._lower())
-            program, runs = self._tried(pymil, plan, path)
+            plan, findings = better, [*findings, *more]
+            program, runs = self._tried(self._edited(plan), plan, path, rewritten.ranges)
         if self.request.verify_passes:
             findings = [*findings, *self._typing_findings(plan)]
         units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
@@ -299,54 +292,43 @@ class _Build:
     def _typing_findings(self, plan: Plan) -> list[Finding]:
         """What the passes from the FP16 cast on change beyond rounding."""
         check = _pass_check(self.lowered)
-        _, _, pymil = self._checked(plan, [], self._lower())
         with self.request.clock("check passes"):
-            package(pymil, self._typing(plan), self.request.options, visitor=check)
+            package(self._edited(plan), self._typing(plan), self.request.options, visitor=check)
         return [_pass_finding(change, "not repaired") for change in check.changes]
 
-    def _lower(self) -> Any:
-        with self.request.clock("lower"):
-            return lower(self.captured.exported, self.request.options)
-
-    def _checked(self, plan: Plan, findings: list[Finding], pymil: Any) -> tuple[Plan, list[Finding], Any]:
-        """The MIL program with all edits applied, once float32 execution has shown that they change nothing.
-
-        Rewrites that do change something are taken back: their ops stay FP32 instead.
-        """
-        if not plan.edits:
-            return plan, findings, pymil
-        with self.request.clock("check rewrites"):
-            ApplyEdits(plan.edits)(pymil)
-            changed = self._change(reflect(pymil))
-        if not changed:
-            return plan, findings, pymil
-        plan, findings = take_back(plan, findings, self.fp32, changed)
+    def _rewritten(self) -> Rewritten:
+        """The MIL program with all rewrites, and the plan of what stays FP32 beside them."""
+        lowered = unwritten(self.lowered.pymil, self.fp32, self.lowered.ranges)
+        if self.request.precision == "float32":
+            return lowered
+        with self.request.clock("rewrite"):
+            found = rewritten(
+                lowered,
+                self.trial,
+                self.lowered.answers,
+                Limits.of(self.request.numerics),
+                lower=lambda: lower(self.captured.exported, self.request.options),
+                sources=self.captured.sources,
+            )
         if self.request.precision == "float16":
-            plan, findings = without_islands(plan, findings)
-        return plan, findings, self._lower()
+            plan, findings = without_islands(found.plan, found.findings)
+            return replace(found, plan=plan, findings=findings)
+        return found
 
-    def _change(self, rewritten: Program) -> str:
-        """How the rewritten program differs from the original in float32, or an empty string.
+    def _edited(self, plan: Plan) -> Any:
+        """The MIL program once more, with the edits of a plan: to write a package of it uses it up."""
+        with self.request.clock("lower"):
+            pymil = lower(self.captured.exported, self.request.options)
+            ApplyEdits(plan.edits)(pymil)
+            return pymil
 
-        On given inputs it may differ by rounding. On stress inputs it has to be finite where the original is: rows that
-        mask everything hold nothing meaningful (see ``rewrite.mask_sentinel``).
-        """
-        executor, count = Executor(rewritten), len(self.trial.inputs)
-        for i, (batch, answer) in enumerate(zip(self.trial.all_inputs, self.lowered.answers, strict=True)):
-            result = executor.once(batch)
-            for name, reference in answer.items():
-                found = difference(result[name], reference)
-                if found.nonfinite or (i < count and not found.within(_REWRITE_TOLERANCE)):
-                    return f"rewritten, output '{name}' changed by {found.error:.3g} of its range in float32"
-        return ""
-
-    def _tried(self, pymil: Any, plan: Plan, path: Path) -> tuple[Program, dict[str, _Run]]:
+    def _tried(self, pymil: Any, plan: Plan, path: Path, ranges: Ranges) -> tuple[Program, dict[str, _Run]]:
         """The program as written and read back, and what it does under each unit's numerics on all inputs."""
         program = self._write(pymil, plan, path)
         with self.request.clock("verify"):
             runs: dict[str, _Run] = {}
             for name in self.request.numerics:
-                births, outputs = find_births(program, self.trial.file_inputs, self.lowered.ranges, name)
+                births, outputs = find_births(program, self.trial.file_inputs, ranges, name)
                 runs[name] = births, self.trial.answers(program, outputs)
             return program, runs
 

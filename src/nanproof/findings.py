@@ -96,6 +96,43 @@ KINDS: Mapping[str, Kind] = {
             "Keep the operations that read or write the value in FP32, or scale the values down.",
         ),
         Kind(
+            "NP111",
+            "square-overflow",
+            "The square of a value, or a sum of squares, leaves the FP16 range: in an RMS norm, a layer norm that is "
+            "written out, a variance, an L2 norm, a power spectrum.",
+            "FP16 squares overflow from 256 on. The norm is then infinite, its inverse 0, and whole rows silently "
+            "become zero.",
+            "x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps), where x.abs().max() > 256",
+            "Divide x by a power of two first, and the epsilon by its square: the norm is the same.",
+        ),
+        Kind(
+            "NP112",
+            "product-overflow",
+            "A sum of products (matmul, linear, conv) leaves the FP16 range, or on the Neural Engine the 2^15 at which "
+            "its accumulator ends.",
+            "Attention scores are scaled after the product, feed-forward layers of models trained in bfloat16 reach "
+            "10^5: Inf, and NaN in the softmax or norm behind it.",
+            "(q @ k.mT) * d**-0.5, where q @ k.mT exceeds 65504",
+            "Scale an operand or the weight before the product: (q * d**-0.5) @ k.mT.",
+        ),
+        Kind(
+            "NP113",
+            "reduction-overflow",
+            "A sum, or the sum inside of a mean, over many elements leaves the FP16 range.",
+            "It becomes infinite although the mean that follows would be small.",
+            "x.sum(dim=(2, 3)) / n over a 224 x 224 map",
+            "Divide before summing, or take the mean in two steps.",
+        ),
+        Kind(
+            "NP114",
+            "sum-overflow",
+            "The sum of two tensors leaves the FP16 range: a residual stream that grows from layer to layer.",
+            "Models that were trained in bfloat16 reach 10^5 in their residual stream (T5, Gemma 3); the norm behind "
+            "it divides Inf by Inf.",
+            "x = x + self.down(h), block after block",
+            "Carry the stream divided by a power of two: norms do not see the scale, weights absorb it.",
+        ),
+        Kind(
             "NP120",
             "non-finite-birth",
             "When the converted program ran, an operation made Inf or NaN of finite operands where FP32 is finite.",

@@ -21,7 +21,7 @@ class Everything(nn.Module):
         h = self.linear(x)
         bias = (1.0 - mask[:, None, :].float()) * torch.finfo(torch.float32).min
         mixed = torch.softmax(h @ h.transpose(1, 2) + bias, -1) @ h
-        return mixed, torch.log(torch.exp(x.abs() * 5.0 + 10.0) + 1.0)
+        return mixed, torch.sqrt(torch.floor(torch.exp(x.abs() * 5.0 + 10.0)))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ __all__ = [
     "add_int16_cast",
     "block_context_manager",
     "ct",
+    "graph_pass",
     "is_target",
     "mb",
     "mlmodel",
@@ -71,3 +72,8 @@ is_target: Any = is_current_opset_version_compatible_with
 """Whether the program that is being built may hold the ops of a deployment target."""
 register_torch_op: Any = torch_op_registry.register_torch_op
 register_pass: Any = pass_registry.register_pass
+
+
+def graph_pass(name: str) -> Any:
+    """The graph pass of a name, such as ``"common::dead_code_elimination"``: to be called with a program."""
+    return pass_registry.PASS_REGISTRY[name]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
@@ -11,23 +12,65 @@ from nanproof.interpret.observe import Ranges
 from nanproof.plan.overflow import overflow_islands
 from nanproof.plan.plan import Island, Plan, connected
 from nanproof.program import Program
-from nanproof.rewrite import mask_sentinel
+from nanproof.rewrite import mask_sentinel, power_of_two
+from nanproof.rewrite.exponents import Known
+from nanproof.rewrite.limits import Limits
+from nanproof.rewrite.rewrite import Proposal
 
-__all__ = ["first_plan", "replan", "take_back", "without_islands"]
+__all__ = ["STAGES", "Situation", "replan", "taken_back", "with_needed_islands", "without_islands"]
 
 
-def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
-    """Exact rewrites first; what they refuse, and what overflows on the observed inputs, stays FP32.
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a stage of rewriting sees: the float32 program as rewritten so far, and what is known of it.
+
+    Attributes:
+        program: The program.
+        ranges: Ranges observed on it under ``reference`` numerics.
+        batches: The inputs of these runs.
+        limits: Where the numbers of the requested units end.
+        rewritten: Names of ops that hold the finite sentinels of an earlier stage.
+    """
+
+    program: Program
+    ranges: Ranges
+    batches: Sequence[Mapping[str, Any]]
+    limits: Limits
+    rewritten: frozenset[str] = frozenset()
+
+
+def _sentinels(situation: Situation) -> Proposal:
+    proposal = mask_sentinel.propose(situation.program, situation.ranges)
+    return proposal.only(lambda rewrite: rewrite.name == "mask-sentinel")
+
+
+def _powers_of_two(situation: Situation) -> Proposal:
+    known = Known(situation.program, situation.ranges, situation.limits, situation.rewritten)
+    return power_of_two.propose(known, situation.batches)
+
+
+def _bounds(situation: Situation) -> Proposal:
+    """Clip bounds, once scaling has divided them; and what no rewrite makes safe."""
+    proposal = mask_sentinel.propose(situation.program, situation.ranges)
+    return proposal.only(lambda rewrite: rewrite.name == "clip-bound")
+
+
+STAGES: tuple[Callable[[Situation], Proposal], ...] = (_sentinels, _powers_of_two, _bounds)
+"""Rewrites in the order in which they are tried; each sees the program as the ones before have left it."""
+
+
+def with_needed_islands(plan: Plan, situation: Situation) -> tuple[Plan, list[Finding]]:
+    """The plan, and FP32 for what its rewrites left: sentinels that none could follow, and values that overflow.
 
     Args:
-        program: The float32 program.
-        ranges: Ranges observed on it under ``reference`` numerics.
+        plan: The rewrites.
+        situation: The program that they have made.
     """
-    proposal = mask_sentinel.propose(program, ranges)
-    plan = Plan(rewrites=proposal.rewrites)
+    program, ranges = situation.program, situation.ranges
+    left = mask_sentinel.propose(program, ranges).apart_from(situation.rewritten)
     plan = plan.with_islands(
         Island(group, "mask-sentinel", refusal.reason)
-        for refusal in proposal.refusals
+        for refusal in left.refusals
         for group in connected(program, refusal.ops)
     )
     outputs = [
@@ -35,9 +78,8 @@ def first_plan(program: Program, ranges: Ranges) -> tuple[Plan, list[Finding]]:
         for v in program.main.block.outputs
         if any(v in op.outputs and op.name in plan.kept for op in program.walk())
     ]
-    rewritten = {name for rewrite in plan.rewrites if rewrite.name == "mask-sentinel" for name in rewrite.ops}
-    findings, islands, overflowing = overflow_islands(program, ranges, rewritten | plan.kept)
-    return plan.with_islands(islands, [*outputs, *overflowing]), [*proposal.findings, *findings]
+    findings, islands, overflowing = overflow_islands(program, ranges, situation.rewritten | plan.kept)
+    return plan.with_islands(islands, [*outputs, *overflowing]), [*left.findings, *findings]
 
 
 def without_islands(plan: Plan, findings: Sequence[Finding]) -> tuple[Plan, list[Finding]]:
@@ -49,18 +91,24 @@ def without_islands(plan: Plan, findings: Sequence[Finding]) -> tuple[Plan, list
     return Plan(rewrites=plan.rewrites), left
 
 
-def take_back(plan: Plan, findings: Sequence[Finding], program: Program, evidence: str) -> tuple[Plan, list[Finding]]:
-    """The plan with the ops of all its rewrites in FP32 instead, and findings that say so.
+def taken_back(plan: Plan, proposal: Proposal, program: Program, evidence: str) -> tuple[Plan, list[Finding]]:
+    """The plan without the rewrites of a proposal that changed something: sentinels and bounds stay FP32 instead.
+
+    What else overflows stays FP32 as any overflow does.
 
     Args:
-        plan: The plan whose rewrites changed something.
-        findings: Its findings.
-        program: The float32 program.
+        plan: The plan before these rewrites.
+        proposal: The rewrites, and their findings.
+        program: The float32 program for which they were proposed.
         evidence: What they changed.
     """
+    constants = tuple(r for r in proposal.rewrites if r.name in ("mask-sentinel", "clip-bound"))
+    if not constants:
+        return plan, []
     remedy = f"kept in FP32, since the rewrite was taken back: {evidence}"
-    told = [replace(f, remedy=remedy) if f.remedy.startswith("rewritten") else f for f in findings]
-    return plan.without_rewrites(program, evidence), told
+    told = [replace(f, remedy=remedy) if f.remedy.startswith("rewritten") else f for f in proposal.findings]
+    tried = replace(plan, rewrites=constants)
+    return replace(tried.without_rewrites(program, evidence), rewrites=plan.rewrites), told
 
 
 def replan(plan: Plan, program: Program, births: Sequence[Birth]) -> tuple[Plan, list[Finding]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanproof.findings import KINDS, Finding
-from nanproof.mil.edits import Edit, SetConstant
+from nanproof.mil.edits import Edit, Replace, Saturate, SetConstant
 from nanproof.program import Source
 from nanproof.report.census import program_data
 from nanproof.report.encoding import SCHEMA, encoded
@@ -189,4 +189,9 @@ def _edit(edit: Edit) -> str:
         low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         span = f"{low:g}" if low == high else f"values from {low:g} to {high:g}"
         return f"{edit.op}: the constant input '{edit.input}' becomes {span}"
-    return f"{edit.op}: followed by {edit.with_op} with {edit.bound:g}"
+    if isinstance(edit, Saturate):
+        return f"{edit.op}: followed by {edit.with_op} with {edit.bound:g}"
+    steps = ", ".join(f"{step.name} ({step.type})" for step in edit.steps)
+    if isinstance(edit, Replace):
+        return f"{edit.op}: in its place {steps}"
+    return f"{edit.op}: the input '{edit.input}' reads '{edit.value.name}'" + (f", from {steps}" if steps else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from nanproof.findings import Finding
@@ -44,6 +45,20 @@ class Proposal:
     findings: tuple[Finding, ...] = ()
     rewrites: tuple[Rewrite, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+    def only(self, wanted: Callable[[Rewrite], bool]) -> Proposal:
+        """Some of the rewrites, and the findings that they are for."""
+        rewrites = tuple(rewrite for rewrite in self.rewrites if wanted(rewrite))
+        ops = {name for rewrite in rewrites for name in rewrite.ops}
+        findings = tuple(f for f in self.findings if f.op in ops and f.remedy.startswith("rewritten"))
+        return Proposal(findings, rewrites)
+
+    def apart_from(self, ops: Collection[str]) -> Proposal:
+        """The refusals, and the findings that they are for, where they do not concern these ops."""
+        refusals = tuple(refusal for refusal in self.refusals if not set(refusal.ops) & set(ops))
+        named = {name for refusal in refusals for name in refusal.ops}
+        findings = tuple(f for f in self.findings if f.op in named and not f.remedy.startswith("rewritten"))
+        return Proposal(findings, (), refusals)
 
     def __add__(self, other: Proposal) -> Proposal:
         return Proposal(self.findings + other.findings, self.rewrites + other.rewrites, self.refusals + other.refusals)

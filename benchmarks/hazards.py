@@ -1,0 +1,169 @@
+"""Which FP16 hazards does nanproof cure, by a rewrite or by FP32, and does it leave their benign twins alone?
+
+    python benchmarks/hazards.py [--units gpu strict ane] [--json FILE] [NAME ...]
+
+Each case of the shared test material (`../shared/hazards`, or where NANPROOF_SHARED names the folder around it) is
+converted with its stress inputs as calibration. The written file is executed under the numerics of each unit on the
+example, stress and benign inputs and compared with the module in float64. A row tells, for each unit, whether all
+outputs are finite and the largest error relative to the range of the output, and whether that is within the
+tolerance of the case; then the operations that compute in FP32, and the rewrites by name. Twins have to end with
+neither, and without a finding. Without the material the script says so and ends with 3, which is no pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+import nanproof
+from nanproof.capture.batch import as_batch
+from nanproof.comparison.compare import compare_outputs, named_inputs
+from nanproof.errors import NanproofError
+from nanproof.interpret.execute import Executor
+
+SHARED = Path(os.environ.get("NANPROOF_SHARED") or Path(__file__).resolve().parents[2] / "shared").resolve()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: what its conversion did, and how far the written file is off, by unit (``inf``: not finite)."""
+
+    name: str
+    hazard: str
+    twin: bool
+    tolerance: float
+    errors: dict[str, float]
+    fp32: int
+    ops: int
+    rewrites: dict[str, int]
+    codes: list[str]
+    seconds: float
+    failure: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Finite and within tolerance under every unit; a twin also gained nothing."""
+        near = bool(self.errors) and all(e <= self.tolerance for e in self.errors.values())
+        return near and (self.alone or not self.twin)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing was done: a bound that coremltools completed with 3.4e38 is mended in any model."""
+        return not (self.fp32 or self.codes or self.rewrites.keys() - {"clip-bound"})
+
+
+def measure(case: Any, units: list[str]) -> Row:
+    """Convert a case and run what was written."""
+    start, twin = time.perf_counter(), bool(case.twin_of)
+    double = copy.deepcopy(case.module).double()
+    try:
+        result = nanproof.convert(
+            case.module,
+            tuple(case.example_inputs),
+            units=units,
+            calibration=[tuple(i) for i in case.stress_inputs],
+            tolerance=case.tolerance,
+        )
+        calls = [tuple(i) for i in (case.example_inputs, *case.stress_inputs, *case.benign_inputs)]
+        answers = [_answer(double, call) for call in calls]
+        feeds = [named_inputs(result.program, as_batch(call, case.module)) for call in calls]
+        errors = {unit: _error(result.program, feeds, answers, unit) for unit in units}
+    except (NanproofError, RuntimeError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        seconds = time.perf_counter() - start
+        return Row(case.name, case.hazard_class, twin, case.tolerance, {}, 0, 0, {}, [], seconds, first)
+    rewrites = Counter(rewrite.name for rewrite in result.plan.rewrites)
+    return Row(
+        name=case.name,
+        hazard=case.hazard_class,
+        twin=twin,
+        tolerance=case.tolerance,
+        errors=errors,
+        fp32=result.plan.fp32_ops,
+        ops=sum(op.type not in ("cast", "const") for op in result.program.walk()),
+        rewrites=dict(rewrites),
+        codes=sorted({finding.code for finding in result.findings}),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _answer(module: Any, call: tuple[Any, ...]) -> list[Any]:
+    """The outputs of the module in float64. Integers and booleans stay what they are."""
+    given = [t.double() if isinstance(t, torch.Tensor) and t.is_floating_point() else t for t in call]
+    with torch.no_grad():
+        outputs = module(*given)
+    return [t.numpy() for t in as_batch(outputs, None).tensors]
+
+
+def _error(program: Any, feeds: list[Any], answers: list[Any], unit: str) -> float:
+    executor = Executor(program, unit)
+    found = compare_outputs(list(program.outputs), [executor.once(f) for f in feeds], answers, unit)
+    return math.inf if found.nonfinite else found.error
+
+
+def _print(row: Row) -> None:
+    errors = " ".join(
+        f"{unit}={'not finite' if math.isinf(e) else f'{e:.1e}'}{'' if e <= row.tolerance else '!'}"
+        for unit, e in row.errors.items()
+    )
+    rewrites = ", ".join(f"{name} {n}x" if n > 1 else name for name, n in row.rewrites.items())
+    print(
+        f"{'ok ' if row.good else 'BAD'} {row.name:32s} {errors or row.failure[:90]}  "
+        f"FP32 {row.fp32}/{row.ops}  {rewrites or '-'}  {row.seconds:.0f} s",
+        flush=True,
+    )
+
+
+def _summary(rows: list[Row]) -> None:
+    cases, twins = [r for r in rows if not r.twin], [r for r in rows if r.twin]
+    for unit in next((r.errors for r in rows if r.errors), {}):
+        run = [r for r in cases if unit in r.errors]
+        finite = sum(not math.isinf(r.errors[unit]) for r in run)
+        near = sum(r.errors[unit] <= r.tolerance for r in run)
+        print(f"{unit}: {finite} of {len(cases)} finite, {near} within tolerance")
+    good = [r for r in cases if r.good]
+    free = sum(r.fp32 == 0 for r in good)
+    print(f"cases: {len(good)} of {len(cases)} good under every unit, {free} of these without an FP32 operation")
+    print(f"FP32 operations: {sum(r.fp32 for r in cases)}; cases with rewrites: {sum(bool(r.rewrites) for r in cases)}")
+    alone = sum(r.alone for r in twins)
+    print(f"twins: {alone} of {len(twins)} left alone, {sum(r.good for r in twins)} good")
+
+
+def main() -> int:
+    """Measure and print; 0 if all was measured, 3 if it could not be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="cases; all without")
+    parser.add_argument("--units", nargs="+", default=["gpu", "strict", "ane"])
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    given = parser.parse_args()
+    if not (SHARED / "hazards").is_dir():
+        print(f"skipped: needs the shared test material, and {SHARED / 'hazards'} is no folder (set NANPROOF_SHARED)")
+        return 3
+    sys.path.insert(0, str(SHARED))
+    import hazards
+
+    rows: list[Row] = []
+    for name in given.names or hazards.names():
+        rows.append(measure(hazards.load(name), given.units))
+        _print(rows[-1])
+    _summary(rows)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
