@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
-from nanproof.ops import bound_normalisation
+from nanproof.ops import bound_channels, bound_normalisation
 from nanproof.ops.bound_elementwise import Curve, turns
 from nanproof.ops.record import Note, OpDef, Sample, float_block, op, parametric, unary
 
@@ -201,7 +201,7 @@ OPS: tuple[OpDef, ...] = (
         parameters=[{"alpha": 2.0, "beta": 0.0}, {"alpha": -0.37, "beta": 5.0}],
         revisions=("iOS17",),
     ),
-    op("prelu", "activation", _prelu, _prelu_samples, revisions=("iOS17",)),
+    op("prelu", "activation", _prelu, _prelu_samples, revisions=("iOS17",), bound=bound_channels.prelu),
     unary(
         "relu",
         torch.relu,
@@ -240,6 +240,7 @@ OPS: tuple[OpDef, ...] = (
         _softplus_parametric,
         _softplus_parametric_samples,
         revisions=("iOS17",),
+        bound=bound_channels.softplus_parametric,
         notes=(
             Note(
                 "The constant folding of coremltools overflows where exp(beta * x) does; the function does not.",

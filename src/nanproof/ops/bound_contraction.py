@@ -10,22 +10,25 @@ negative and the sum of the positive products; they must stay below the accumula
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanproof.numerics.arithmetic import ConvSettings, SingleInside
+from nanproof.numerics.arithmetic import Arithmetic, ConvSettings, SingleInside
+from nanproof.ops.bound_movement import merged, moves
 from nanproof.ops.bounding import Reading, UnboundedError, aligned, parameter
 from nanproof.ops.record import flag, ints
 from nanproof.ops.windows import paddings
 from nanproof.values.bound import Ball, Bound, Mix, once, outward
 
-__all__ = ["attention", "conv", "linear", "matmul", "spectral_norm"]
+__all__ = ["attention", "conv", "einsum", "linear", "matmul", "spectral_norm"]
 
 _SINGLE = SingleInside()
+_MOST_ELEMENTS = 2**22
+"""Beyond this size nothing is told apart rather than copied."""
 
 
 def _needs_finite(*bounds: Bound | None) -> bool:
@@ -325,3 +328,45 @@ def attention(reading: Reading, query: Bound, key: Bound, value: Bound, attn_mas
     reading.accumulated(total * (1 + count * reading.machine.unit))
     low, high = _accumulated(reading, low, high, total, count)
     return Bound((*query.shape[:-1], value.shape[-1]), low, high)
+
+
+def einsum(reading: Reading, values: Sequence[Bound], equation: str) -> Bound:
+    """The product of two tensors as that of two batches of matrices: their axes moved, multiplied, and moved back."""
+    x, y = values
+    _needs_finite(x, y)
+    operands, result = equation.replace(" ", "").split("->")
+    left, right = operands.split(",")
+    shared = [c for c in result if c in left and c in right]
+    summed = [c for c in left if c in right and c not in result]
+    rows, columns = [c for c in left if c not in right], [c for c in right if c not in left]
+    if any(len(set(t)) != len(t) for t in (left, right, result)) or set(rows + columns) - set(result):
+        raise UnboundedError(f"the equation '{equation}' is no product of matrices")
+    x = _grouped(reading, x, left, [[c] for c in shared] + [rows, summed])
+    y = _grouped(reading, y, right, [[c] for c in shared] + [summed, columns])
+    sizes = {**dict(zip(left, values[0].shape, strict=True)), **dict(zip(right, values[1].shape, strict=True))}
+    product = _product(reading, x, y)
+    own = [sizes[c] for c in (*rows, *columns)]
+    order = [*shared, *rows, *columns]
+    wide = (*product.shape[:-2], *own)
+
+    def back(arithmetic: Arithmetic, x: Tensor) -> Tensor:
+        return x.reshape(wide).permute([order.index(c) for c in result])
+
+    return moves(back)(reading, x=_affordable(product))[0]
+
+
+def _grouped(reading: Reading, x: Bound, letters: str, groups: Sequence[Sequence[str]]) -> Bound:
+    """The operand with its axes in the order of some groups of letters, each group one axis."""
+    sizes = dict(zip(letters, x.shape, strict=True))
+    places = [letters.index(c) for group in groups for c in group]
+    shape = [math.prod(sizes[c] for c in group) for group in groups]
+
+    def moved(arithmetic: Arithmetic, x: Tensor) -> Tensor:
+        return x.permute(places).reshape(shape)
+
+    return moves(moved)(reading, x=_affordable(x))[0]
+
+
+def _affordable(x: Bound) -> Bound:
+    """The operand, with nothing told apart where its elements are too many to be copied."""
+    return x if math.prod(x.shape) <= _MOST_ELEMENTS else Bound(x.shape, *merged(x, range(len(x.shape))))

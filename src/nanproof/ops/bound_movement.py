@@ -7,7 +7,7 @@ zero), and what comes out with a stride of zero is merged again: most movements 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import SingleInside
 from nanproof.ops.bounding import BoundRule, Reading, UnboundedError, parameter
-from nanproof.values.bound import Ball, Bound, Link, compressed, hull, once
+from nanproof.values.bound import Ball, Bound, Link, compressed, once
 
-__all__ = ["cast", "concat", "moves", "spread_of"]
+__all__ = ["cast", "merged", "moves"]
 
 _SINGLE = SingleInside()
 _MOST_ELEMENTS = 2**22
@@ -182,32 +182,12 @@ def cast(reading: Reading, x: Bound, dtype: str) -> Bound:
     return replace(x, value=None, links=links, token=object())
 
 
-def concat(reading: Reading, values: Sequence[Bound], axis: Bound, interleave: Bound | None = None) -> Bound:
-    """Operands side by side along an axis, on which they are told apart unless all are bounded alike."""
-    shape = reading.shape()
-    dim = int(parameter(axis, "axis")) % len(shape)
-    nan, whole = any(v.nan for v in values), all(v.whole for v in values)
-    alike = all(v.low.shape[dim] == 1 == v.high.shape[dim] for v in values)
-    first = values[0]
-    if alike and all(torch.equal(v.low, first.low) and torch.equal(v.high, first.high) for v in values):
-        return Bound(shape, first.low, first.high, nan, whole)
-    sizes = [max(t.shape[a] for v in values for t in (v.low, v.high)) for a in range(len(shape))]
-    if math.prod(sizes) // max(sizes[dim], 1) * shape[dim] > _MOST_ELEMENTS or (
-        interleave is not None and bool(parameter(interleave, "interleave"))
-    ):
-        joined = hull([Bound.interval((1,) * len(shape), v.least, v.most) for v in values])
-        return replace(joined, shape=shape, nan=nan, whole=whole)
-
-    def side_by_side(parts: Iterable[tuple[Bound, Tensor]]) -> Tensor:
-        return torch.cat([t.expand(*sizes[:dim], v.shape[dim], *sizes[dim + 1 :]) for v, t in parts], dim)
-
-    low, high = side_by_side((v, v.low) for v in values), side_by_side((v, v.high) for v in values)
-    return Bound(shape, low, high, nan, whole)
-
-
-def spread_of(x: Bound, axes: Iterable[int]) -> tuple[Tensor, Tensor]:
-    """The box with some axes merged."""
+def merged(x: Bound, axes: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """The box with some axes merged; that of no elements is zero."""
     low, high = x.low, x.high
     for axis in axes:
+        if low.shape[axis] == 0 or high.shape[axis] == 0:
+            zero = torch.zeros([1] * len(x.shape), dtype=torch.float64)
+            return zero, zero.clone()
         low, high = low.amin(axis, keepdim=True), high.amax(axis, keepdim=True)
     return low, high

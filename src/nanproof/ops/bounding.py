@@ -26,7 +26,7 @@ from nanproof.program import DType, Op, Value
 from nanproof.values.bound import Ball, Bound, Link
 from nanproof.values.floats import FP16_MAX
 
-__all__ = ["BoundRule", "Machine", "Reading", "UnboundedError", "machine_of", "stored", "unbounded"]
+__all__ = ["BoundRule", "Machine", "Reading", "Unbounded", "UnboundedError", "machine_of", "stored", "unbounded"]
 
 BoundRule = Callable[..., Any]
 """``bound(reading, **mil_inputs)`` → a bound, or a sequence of bounds for several outputs."""
@@ -61,6 +61,15 @@ class Machine:
     sums: float
     narrow: bool
     infinities: bool
+
+    @property
+    def rounds(self) -> bool:
+        """Whether what an op passes from one of its steps to the next is rounded to binary16."""
+        return float(self.arithmetic.round(torch.tensor([1 + 2.0**-12]))) != 1 + 2.0**-12
+
+    def holds(self, size: float) -> bool:
+        """Whether a number of that size stays finite on the way from one step inside an op to the next."""
+        return math.isfinite(float(self.arithmetic.round(torch.tensor([size]))))
 
 
 _SINGLE_MAX = 3.4028234663852886e38
@@ -131,14 +140,24 @@ class Reading:
             self.doubts.append(reason)
 
 
-def unbounded(reason: str) -> BoundRule:
-    """The rule of an op that has none, which says why."""
+@dataclass(frozen=True, slots=True)
+class Unbounded:
+    """The rule of an op that has none, which says why: such ops are counted."""
 
-    def rule(reading: Reading, **inputs: Any) -> Any:
-        raise UnboundedError(reason)
+    reason: str
 
-    rule.__doc__ = reason
-    return rule
+    def __call__(self, reading: Reading, **inputs: Any) -> Any:
+        """Gives up.
+
+        Raises:
+            UnboundedError: Always.
+        """
+        raise UnboundedError(self.reason)
+
+
+def unbounded(reason: str) -> Unbounded:
+    """Gives up on the bounds of an op, and says why."""
+    return Unbounded(reason)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

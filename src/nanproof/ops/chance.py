@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_chance as bounds
+from nanproof.ops.bounding import unbounded
 from nanproof.ops.record import Note, OpDef, Sample, float_block, ints, op
 from nanproof.values.memory import affordable
 
@@ -96,8 +98,22 @@ _DRAWN = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("random_bernoulli", "random", _random_bernoulli, _bernoulli_samples, notes=(_DRAWN,)),
-    op("random_categorical", "random", _random_categorical, _categorical_samples, notes=(_DRAWN,)),
-    op("random_normal", "random", _random_normal, _normal_samples, notes=(_DRAWN,)),
-    op("random_uniform", "random", _random_uniform, _uniform_samples, notes=(_DRAWN,)),
+    op("random_bernoulli", "random", _random_bernoulli, _bernoulli_samples, bound=bounds.bernoulli, notes=(_DRAWN,)),
+    op(
+        "random_categorical",
+        "random",
+        _random_categorical,
+        _categorical_samples,
+        bound=bounds.categorical,
+        notes=(_DRAWN,),
+    ),
+    op(
+        "random_normal",
+        "random",
+        _random_normal,
+        _normal_samples,
+        bound=unbounded("a normal distribution has no bound"),
+        notes=(_DRAWN,),
+    ),
+    op("random_uniform", "random", _random_uniform, _uniform_samples, bound=bounds.uniform, notes=(_DRAWN,)),
 )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_quantised as bounds
+from nanproof.ops.bounding import unbounded
 from nanproof.ops.record import Note, OpDef, Sample, float_block, ints, op
 
 __all__ = ["OPS"]
@@ -227,14 +229,33 @@ _TWO_FORMS = Note(
     "coremltools 9.0, iOS16/constexpr_ops.py and iOS18/compression.py",
 )
 
+_COMPUTED = unbounded("weights that are stored compressed are constants: they are unpacked, not bounded")
+
 OPS: tuple[OpDef, ...] = (
-    op("quantize", "quantisation", _quantize, _quantize_samples, since="iOS17", notes=(_NO_AXIS,)),
-    op("dequantize", "quantisation", _dequantize, _dequantize_samples, since="iOS17", notes=(_NO_AXIS,)),
+    op(
+        "quantize",
+        "quantisation",
+        _quantize,
+        _quantize_samples,
+        since="iOS17",
+        bound=bounds.quantize,
+        notes=(_NO_AXIS,),
+    ),
+    op(
+        "dequantize",
+        "quantisation",
+        _dequantize,
+        _dequantize_samples,
+        since="iOS17",
+        bound=bounds.dequantize,
+        notes=(_NO_AXIS,),
+    ),
     op(
         "constexpr_affine_dequantize",
         "quantisation",
         _constexpr_affine_dequantize,
         _constexpr_affine_dequantize_samples,
+        bound=_COMPUTED,
         since="iOS16",
     ),
     op(
@@ -242,6 +263,7 @@ OPS: tuple[OpDef, ...] = (
         "quantisation",
         _constexpr_blockwise_shift_scale,
         _constexpr_blockwise_shift_scale_samples,
+        bound=_COMPUTED,
         since="iOS18",
     ),
     op(
@@ -249,14 +271,23 @@ OPS: tuple[OpDef, ...] = (
         "quantisation",
         _sparse_blockwise,
         _sparse_blockwise_samples,
+        bound=_COMPUTED,
         since="iOS18",
     ),
-    op("constexpr_lut_to_sparse", "quantisation", _lut_to_sparse, _lut_to_sparse_samples, since="iOS18"),
+    op(
+        "constexpr_lut_to_sparse",
+        "quantisation",
+        _lut_to_sparse,
+        _lut_to_sparse_samples,
+        bound=_COMPUTED,
+        since="iOS18",
+    ),
     op(
         "constexpr_cast",
         "quantisation",
         _constexpr_cast,
         _constexpr_cast_samples,
+        bound=_COMPUTED,
         since="iOS16",
         revisions=("iOS18",),
     ),
@@ -265,6 +296,7 @@ OPS: tuple[OpDef, ...] = (
         "quantisation",
         _constexpr_lut_to_dense,
         _constexpr_lut_to_dense_samples,
+        bound=_COMPUTED,
         since="iOS16",
         revisions=("iOS18",),
         notes=(_TWO_FORMS,),
@@ -274,6 +306,7 @@ OPS: tuple[OpDef, ...] = (
         "quantisation",
         _constexpr_sparse_to_dense,
         _constexpr_sparse_to_dense_samples,
+        bound=_COMPUTED,
         since="iOS16",
         revisions=("iOS18",),
         notes=(_TWO_FORMS,),

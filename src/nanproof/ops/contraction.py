@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, ConvSettings, SingleInside
 from nanproof.ops import bound_contraction as bounds
+from nanproof.ops import bound_transposed
 from nanproof.ops.activation import softmax
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, op
 from nanproof.ops.windows import Padding, pad_spatial, paddings
@@ -342,10 +343,25 @@ OPS: tuple[OpDef, ...] = (
         notes=(_VECTORS,),
     ),
     op("linear", "bilinear", _linear, _linear_samples, revisions=("iOS17",), bound=bounds.linear),
-    op("einsum", "bilinear", _einsum, _einsum_samples, variadic=frozenset({"values"})),
+    op("einsum", "bilinear", _einsum, _einsum_samples, variadic=frozenset({"values"}), bound=bounds.einsum),
     op("conv", "bilinear", _conv, _conv_samples, revisions=("iOS17",), bound=bounds.conv, notes=(_SAME,)),
-    op("conv_quantized", "bilinear", _conv_quantized, _conv_quantized_samples, notes=(_QUANTIZED, _SAME)),
-    op("conv_transpose", "bilinear", _conv_transpose, _conv_transpose_samples, revisions=("iOS17",), notes=(_SAME,)),
+    op(
+        "conv_quantized",
+        "bilinear",
+        _conv_quantized,
+        _conv_quantized_samples,
+        bound=bound_transposed.conv_quantized,
+        notes=(_QUANTIZED, _SAME),
+    ),
+    op(
+        "conv_transpose",
+        "bilinear",
+        _conv_transpose,
+        _conv_transpose_samples,
+        revisions=("iOS17",),
+        bound=bound_transposed.conv_transpose(_transposed_cuts),
+        notes=(_SAME,),
+    ),
     op(
         "scaled_dot_product_attention",
         "attention",

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops.bounding import Reading, UnboundedError
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, op, structural
 from nanproof.program import Block
 
@@ -56,6 +57,11 @@ def _const_samples() -> Iterable[Sample]:
     yield Sample({"val": np.array([[1, -2], [3, 4]], np.int32)})
 
 
+def _by_blocks(reading: Reading, **inputs: Any) -> Any:
+    """The loop that reads a program reads the blocks itself: the hull of both branches, and of all iterations."""
+    raise UnboundedError("only the loop that reads a program can read its blocks")
+
+
 _FOREVER = Note(
     "No bound on the iterations: a loop that never ends runs until it is interrupted.",
     "a choice: every bound would refuse some long but valid loop, and Core ML has none",
@@ -67,7 +73,15 @@ _READ = Note(
 
 OPS: tuple[OpDef, ...] = (
     # Samples cannot hold blocks; tests/laws/test_programs.py builds programs.
-    op("cond", "control", _cond, _no_samples),
-    op("while_loop", "control", _while_loop, _no_samples, variadic=frozenset({"loop_vars"}), notes=(_FOREVER,)),
+    op("cond", "control", _cond, _no_samples, bound=_by_blocks),
+    op(
+        "while_loop",
+        "control",
+        _while_loop,
+        _no_samples,
+        variadic=frozenset({"loop_vars"}),
+        bound=_by_blocks,
+        notes=(_FOREVER,),
+    ),
     structural("const", _const, _const_samples, notes=(_READ,)),
 )

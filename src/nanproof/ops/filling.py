@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_filling as bounds
 from nanproof.ops.record import Note, OpDef, Sample, float_block, int_block, ints, op
 from nanproof.values.memory import affordable
 
@@ -143,12 +144,19 @@ _BAND = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("fill", "generator", _fill, _fill_samples),
-    op("fill_like", "generator", _fill_like, _fill_like_samples, since="iOS16"),
-    op("shape", "generator", _shape, _shape_samples),
-    op("range_1d", "generator", _range_1d, _range_1d_samples),
+    op("fill", "generator", _fill, _fill_samples, bound=bounds.fill),
+    op("fill_like", "generator", _fill_like, _fill_like_samples, since="iOS16", bound=bounds.fill_like),
+    op("shape", "generator", _shape, _shape_samples, bound=bounds.shape),
+    op("range_1d", "generator", _range_1d, _range_1d_samples, bound=bounds.range_1d),
     # Every element is one of x or the constant, so these select.
-    op("pad", "select", _pad, _pad_samples, picks=True),
-    op("band_part", "select", _band_part, _band_part_samples, picks=True, notes=(_BAND,)),
-    op("space_to_batch", "select", _space_to_batch, _space_to_batch_samples, picks=True),
+    op("pad", "select", _pad, _pad_samples, picks=True, bound=bounds.pad),
+    op("band_part", "select", _band_part, _band_part_samples, picks=True, bound=bounds.band_part, notes=(_BAND,)),
+    op(
+        "space_to_batch",
+        "select",
+        _space_to_batch,
+        _space_to_batch_samples,
+        picks=True,
+        bound=bounds.space_to_batch,
+    ),
 )

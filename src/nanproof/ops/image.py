@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops import bound_interpolation as bounds
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, ints, op, structural
 from nanproof.values.memory import affordable
 
@@ -392,12 +393,52 @@ _SAME_SIZE = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    structural("upsample_nearest_neighbor", _upsample_nearest_neighbor, _upsample_nearest_samples, notes=(_UPSAMPLE,)),
-    structural("resize_nearest_neighbor", _resize_nearest_neighbor, _resize_nearest_samples, notes=(_RESIZE,)),
-    op("upsample_bilinear", "interpolation", _upsample_bilinear, _upsample_bilinear_samples, revisions=("iOS16",)),
-    op("resize_bilinear", "interpolation", _resize_bilinear, _resize_bilinear_samples),
-    op("resize", "interpolation", _resize, _resize_samples, since="iOS17", notes=(_RESIZE, _SAME_SIZE)),
+    structural(
+        "upsample_nearest_neighbor",
+        _upsample_nearest_neighbor,
+        _upsample_nearest_samples,
+        bound=bounds.nearest(_upsample_nearest_neighbor),
+        notes=(_UPSAMPLE,),
+    ),
+    structural(
+        "resize_nearest_neighbor",
+        _resize_nearest_neighbor,
+        _resize_nearest_samples,
+        bound=bounds.nearest(_resize_nearest_neighbor),
+        notes=(_RESIZE,),
+    ),
+    op(
+        "upsample_bilinear",
+        "interpolation",
+        _upsample_bilinear,
+        _upsample_bilinear_samples,
+        revisions=("iOS16",),
+        bound=bounds.mixing(_upsample_bilinear),
+    ),
+    op(
+        "resize_bilinear",
+        "interpolation",
+        _resize_bilinear,
+        _resize_bilinear_samples,
+        bound=bounds.mixing(_resize_bilinear),
+    ),
+    op(
+        "resize",
+        "interpolation",
+        _resize,
+        _resize_samples,
+        since="iOS17",
+        bound=bounds.resize,
+        notes=(_RESIZE, _SAME_SIZE),
+    ),
     structural("crop", _crop, _crop_samples),
-    op("resample", "interpolation", _resample, _resample_samples, revisions=("iOS16", "iOS17")),
-    op("affine", "interpolation", _affine, _affine_samples),
+    op(
+        "resample",
+        "interpolation",
+        _resample,
+        _resample_samples,
+        revisions=("iOS16", "iOS17"),
+        bound=bounds.resample,
+    ),
+    op("affine", "interpolation", _affine, _affine_samples, bound=bounds.affine),
 )

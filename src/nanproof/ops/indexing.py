@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops import bound_lookup as bounds
+from nanproof.ops import bound_scatter
 from nanproof.ops.record import Note, OpDef, Sample, float_block, int_block, op, structural
 
 __all__ = ["OPS"]
@@ -303,14 +304,31 @@ OPS: tuple[OpDef, ...] = (
         bound=bounds.known_places(_gather_nd, bounds.gather_nd),
         notes=(_NEGATIVE, _BOUNDS),
     ),
-    op("scatter", "scatter", _scatter, _scatter_samples, revisions=("iOS17",), notes=(_NEGATIVE, _DEFAULT_MODE)),
+    op(
+        "scatter",
+        "scatter",
+        _scatter,
+        _scatter_samples,
+        revisions=("iOS17",),
+        bound=bound_scatter.scatter,
+        notes=(_NEGATIVE, _DEFAULT_MODE),
+    ),
     op(
         "scatter_along_axis",
         "scatter",
         _scatter_along_axis,
         _scatter_along_axis_samples,
         revisions=("iOS17",),
+        bound=bound_scatter.scatter_along,
         notes=(_NEGATIVE, _UPDATE_FOLDED),
     ),
-    op("scatter_nd", "scatter", _scatter_nd, _scatter_nd_samples, revisions=("iOS17",), notes=(_NEGATIVE, _BOUNDS)),
+    op(
+        "scatter_nd",
+        "scatter",
+        _scatter_nd,
+        _scatter_nd_samples,
+        revisions=("iOS17",),
+        bound=bound_scatter.scatter_nd,
+        notes=(_NEGATIVE, _BOUNDS),
+    ),
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_memory as bounds
 from nanproof.ops.record import Note, OpDef, Sample, flag, ints, op
 from nanproof.program import DType
 from nanproof.values.floats import carrier
@@ -109,10 +110,18 @@ _BLANK = Note(
 
 OPS: tuple[OpDef, ...] = (
     # Samples cannot hold lists; tests/laws/test_programs.py builds programs.
-    op("make_list", "list", _make_list, _no_samples, variadic=frozenset({"elem_shape"}), notes=(_BLANK,)),
-    op("list_length", "list", _list_length, _no_samples),
-    op("list_read", "list", _list_read, _no_samples),
-    op("list_write", "list", _list_write, _no_samples),
-    op("list_gather", "list", _list_gather, _no_samples),
-    op("list_scatter", "list", _list_scatter, _no_samples),
+    op(
+        "make_list",
+        "list",
+        _make_list,
+        _no_samples,
+        variadic=frozenset({"elem_shape"}),
+        bound=bounds.make_list,
+        notes=(_BLANK,),
+    ),
+    op("list_length", "list", _list_length, _no_samples, bound=bounds.list_length),
+    op("list_read", "list", _list_read, _no_samples, bound=bounds.list_read),
+    op("list_write", "list", _list_write, _no_samples, bound=bounds.list_write),
+    op("list_gather", "list", _list_gather, _no_samples, bound=bounds.list_gather),
+    op("list_scatter", "list", _list_scatter, _no_samples, bound=bounds.list_scatter),
 )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops import bound_channels
 from nanproof.ops import bound_normalisation as bounds
 from nanproof.ops.record import Note, OpDef, Sample, float_block, ints, op
 
@@ -189,6 +190,7 @@ OPS: tuple[OpDef, ...] = (
         _local_response_norm,
         _local_response_norm_samples,
         revisions=("iOS17",),
+        bound=bound_channels.local_response_norm,
         notes=(_EVEN,),
     ),
 )

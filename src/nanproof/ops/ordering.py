@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_filling
+from nanproof.ops import bound_ordering as bounds
+from nanproof.ops.bounding import unbounded
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, op
 from nanproof.values.memory import affordable
 
@@ -103,8 +106,14 @@ _ALL = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("one_hot", "generator", _one_hot, _one_hot_samples, notes=(_OUT_OF_RANGE,)),
-    op("non_zero", "index", _non_zero, _non_zero_samples),
-    op("argsort", "index", _argsort, _argsort_samples, notes=(_TIES,)),
-    op("topk", "sort", _topk, _topk_samples, revisions=("iOS16", "iOS17"), notes=(_TIES, _ALL)),
+    op("one_hot", "generator", _one_hot, _one_hot_samples, bound=bound_filling.one_hot, notes=(_OUT_OF_RANGE,)),
+    op(
+        "non_zero",
+        "index",
+        _non_zero,
+        _non_zero_samples,
+        bound=unbounded("how many places there are depends on the data"),
+    ),
+    op("argsort", "index", _argsort, _argsort_samples, bound=bounds.argsort, notes=(_TIES,)),
+    op("topk", "sort", _topk, _topk_samples, revisions=("iOS16", "iOS17"), bound=bounds.topk, notes=(_TIES, _ALL)),
 )

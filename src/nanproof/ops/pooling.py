@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, ConvSettings
+from nanproof.ops import bound_pooling as bounds
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, ints, op
 from nanproof.ops.windows import Padding, pad_spatial, paddings
 
@@ -152,7 +153,15 @@ _BEYOND = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("avg_pool", "pooling", _avg_pool, _avg_pool_samples, notes=(_OVERHANG, _BEYOND)),
-    op("max_pool", "pooling", _max_pool, _samples(1, 2, 3), picks=True, notes=(_BEYOND,)),
-    op("l2_pool", "pooling", _l2_pool, _samples(1, 2)),
+    op("avg_pool", "pooling", _avg_pool, _avg_pool_samples, bound=bounds.average(_windows), notes=(_OVERHANG, _BEYOND)),
+    op(
+        "max_pool",
+        "pooling",
+        _max_pool,
+        _samples(1, 2, 3),
+        picks=True,
+        bound=bounds.largest(_windows),
+        notes=(_BEYOND,),
+    ),
+    op("l2_pool", "pooling", _l2_pool, _samples(1, 2), bound=bounds.root_of_squares(_windows)),
 )

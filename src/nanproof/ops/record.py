@@ -21,7 +21,7 @@ from nanproof.numerics.arithmetic import Arithmetic
 from nanproof.ops import bound_binary
 from nanproof.ops.bound_elementwise import Curve, elementwise
 from nanproof.ops.bound_movement import moves
-from nanproof.ops.bounding import BoundRule, unbounded
+from nanproof.ops.bounding import BoundRule, Unbounded
 
 __all__ = [
     "Note",
@@ -66,10 +66,6 @@ class Note:
     evidence: str
 
 
-NO_RULE = unbounded("nobody has written a rule for its bounds")
-"""What a record has before it gets a rule."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpDef:
     """The record of one MIL op.
@@ -102,7 +98,7 @@ class OpDef:
     increasing: bool | None = None
     picks: bool = False
     variadic: frozenset[str] = frozenset()
-    bound: BoundRule = NO_RULE
+    bound: BoundRule
     samples: Callable[[], Iterable[Sample]]
     notes: tuple[Note, ...] = ()
 
@@ -114,7 +110,11 @@ class OpDef:
     @property
     def readings(self) -> tuple[str, ...]:
         """The readings of a program that this record serves."""
-        readings = ("execute", "bound" if self.bound is not NO_RULE else "", "exact" if self.exact is not None else "")
+        readings = (
+            "execute",
+            "" if isinstance(self.bound, Unbounded) else "bound",
+            "exact" if self.exact is not None else "",
+        )
         return tuple(reading for reading in readings if reading)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_recurrent as bounds
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, op
 
 __all__ = ["OPS"]
@@ -290,7 +291,23 @@ _RESET = Note(
 )
 
 OPS: tuple[OpDef, ...] = (
-    op("lstm", "recurrent", _lstm, _lstm_samples, revisions=("iOS17",), notes=(_ORDER, _CLIP, _CONSTANTS)),
-    op("gru", "recurrent", _gru, _gru_samples, revisions=("iOS17", "iOS18"), notes=(_ORDER, _RESET, _CONSTANTS)),
-    op("rnn", "recurrent", _rnn, _rnn_samples, revisions=("iOS17",), notes=(_ORDER, _CONSTANTS)),
+    op(
+        "lstm",
+        "recurrent",
+        _lstm,
+        _lstm_samples,
+        revisions=("iOS17",),
+        bound=bounds.lstm,
+        notes=(_ORDER, _CLIP, _CONSTANTS),
+    ),
+    op(
+        "gru",
+        "recurrent",
+        _gru,
+        _gru_samples,
+        revisions=("iOS17", "iOS18"),
+        bound=bounds.gru,
+        notes=(_ORDER, _RESET, _CONSTANTS),
+    ),
+    op("rnn", "recurrent", _rnn, _rnn_samples, revisions=("iOS17",), bound=bounds.rnn, notes=(_ORDER, _CONSTANTS)),
 )

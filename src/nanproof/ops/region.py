@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_interpolation, bound_memory, bound_ordering
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, op
 from nanproof.values.memory import affordable
 
@@ -248,6 +249,7 @@ OPS: tuple[OpDef, ...] = (
         _crop_resize,
         _crop_resize_samples,
         revisions=("iOS16", "iOS17"),
+        bound=bound_interpolation.crop_resize,
         notes=(_ROI, _BOX),
     ),
     op(
@@ -256,8 +258,9 @@ OPS: tuple[OpDef, ...] = (
         _non_maximum_suppression,
         _non_maximum_suppression_samples,
         revisions=("iOS17",),
+        bound=bound_ordering.suppressed,
         notes=(_FALLBACK,),
     ),
     # Samples cannot hold lists of labels; tests/laws/test_programs.py builds programs.
-    op("classify", "classifier", _classify, _no_samples, notes=(_RETURNED,)),
+    op("classify", "classifier", _classify, _no_samples, bound=bound_memory.classify, notes=(_RETURNED,)),
 )

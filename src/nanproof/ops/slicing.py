@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops import bound_joining as bounds
 from nanproof.ops.record import Note, OpDef, Sample, float_block, int_block, ints, structural
 
 __all__ = ["OPS"]
@@ -160,8 +161,23 @@ OPS: tuple[OpDef, ...] = (
         _slice_by_index,
         _slice_by_index_samples,
         revisions=("iOS17",),
+        bound=bounds.slices(_slice_by_index, clamps=True),
         notes=(_MASKED_BEGIN, _INFERRED),
     ),
-    structural("slice_by_size", _slice_by_size, _slice_by_size_samples, revisions=("iOS17",), notes=(_ZERO_SIZE,)),
-    structural("slice_update", _slice_update, _slice_update_samples, since="iOS18", notes=(_MASKED_BEGIN, _INFERRED)),
+    structural(
+        "slice_by_size",
+        _slice_by_size,
+        _slice_by_size_samples,
+        revisions=("iOS17",),
+        bound=bounds.slices(_slice_by_size, clamps=False),
+        notes=(_ZERO_SIZE,),
+    ),
+    structural(
+        "slice_update",
+        _slice_update,
+        _slice_update_samples,
+        since="iOS18",
+        bound=bounds.updated(_slice_update),
+        notes=(_MASKED_BEGIN, _INFERRED),
+    ),
 )

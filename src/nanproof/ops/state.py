@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_memory as bounds
 from nanproof.ops.record import Note, OpDef, Sample, op
 
 __all__ = ["OPS", "StateCell"]
@@ -45,6 +46,8 @@ _SERIALIZED = Note(
 
 OPS: tuple[OpDef, ...] = (
     # Samples cannot hold states; tests/laws/test_programs.py builds programs.
-    op("read_state", "state", _read_state, _no_samples, since="iOS18"),
-    op("write_state", "state", _write_state, _no_samples, since="iOS18", notes=(_SERIALIZED,)),
+    op("read_state", "state", _read_state, _no_samples, since="iOS18", bound=bounds.read_state),
+    op(
+        "write_state", "state", _write_state, _no_samples, since="iOS18", bound=bounds.write_state, notes=(_SERIALIZED,)
+    ),
 )

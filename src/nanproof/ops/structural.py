@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops import bound_joining as bounds
+from nanproof.ops.bound_movement import moves
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, int_block, ints, structural
 from nanproof.values.memory import affordable
 
@@ -298,18 +300,38 @@ OPS: tuple[OpDef, ...] = (
         since="iOS16",
         revisions=("iOS17",),
         variadic=frozenset({"ref_tensors", "begins", "ends", "end_masks"}),
+        bound=bounds.reshape_like,
     ),
     structural("transpose", _transpose, _transpose_samples, revisions=("iOS17",)),
     structural("expand_dims", _expand_dims, _expand_dims_samples, revisions=("iOS17",)),
     structural("squeeze", _squeeze, _squeeze_samples, revisions=("iOS17",), notes=(_SQUEEZE, _SCALAR)),
-    structural("concat", _concat, _concat_samples, variadic=frozenset({"values"}), notes=(_INTERLEAVE,)),
+    structural(
+        "concat",
+        _concat,
+        _concat_samples,
+        variadic=frozenset({"values"}),
+        bound=bounds.concat,
+        notes=(_INTERLEAVE,),
+    ),
     structural("split", _split, _split_samples),
-    structural("stack", _stack, _stack_samples, variadic=frozenset({"values"})),
-    structural("tile", _tile, _tile_samples),
+    structural("stack", _stack, _stack_samples, variadic=frozenset({"values"}), bound=bounds.stack),
+    structural("tile", _tile, _tile_samples, bound=bounds.tile),
     structural("reverse", _reverse, _reverse_samples, revisions=("iOS17",)),
-    structural("reverse_sequence", _reverse_sequence, _reverse_sequence_samples, revisions=("iOS17",)),
+    structural(
+        "reverse_sequence",
+        _reverse_sequence,
+        _reverse_sequence_samples,
+        revisions=("iOS17",),
+        bound=bounds.reverse_sequence,
+    ),
     structural("flatten2d", _flatten2d, _flatten2d_samples, notes=(_EMPTY_PRODUCT,)),
-    structural("sliding_windows", _sliding_windows, _sliding_windows_samples, revisions=("iOS17",)),
+    structural(
+        "sliding_windows",
+        _sliding_windows,
+        _sliding_windows_samples,
+        revisions=("iOS17",),
+        bound=moves(_sliding_windows, injective=False),
+    ),
     structural("depth_to_space", _depth_to_space, _blocks("block_size", (2, 8, 2, 2)), notes=(_DEPTH_FIRST,)),
     structural("space_to_depth", _space_to_depth, _blocks("block_size", (2, 2, 4, 4)), notes=(_DEPTH_FIRST,)),
     structural("batch_to_space", _batch_to_space, _batch_to_space_samples),
