@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from nanproof.capture.batch import Batch, as_batch, call, evaluating, script_parameters, tensors_only
 from nanproof.capture.constant_masks import drop_empty_masks
+from nanproof.capture.control_flow import attach_blocks, nodes_of
 from nanproof.capture.decompositions import table
 from nanproof.capture.signature import keep_tensors
 from nanproof.capture.states import buffers_kept, changed_by_script, states_of
@@ -30,8 +31,9 @@ _ABSENT = {
     torch.complex64: "Write the operation with real tensors, such as the real and imaginary parts.",
     torch.complex128: "Write the operation with real tensors, such as the real and imaginary parts.",
 }
-_LIBRARIES = (str(Path(__file__).parent.parent), str(Path(torch.__file__).parent))
-"""nanproof, whose wrapper says nothing, and PyTorch, whose own forward methods say less than who called them."""
+_LIBRARIES = ("<", str(Path(__file__).parent.parent), str(Path(torch.__file__).parent))
+"""What says less than who called it: code that PyTorch generates of a function that is passed to ``torch.cond``,
+nanproof, whose wrapper says nothing, and PyTorch's own forward methods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
     keep_tensors(decomposed)
+    attach_blocks(decomposed, _LIBRARIES)
     _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
     _refuse_dtypes(decomposed, sources)
@@ -152,9 +155,9 @@ def _rename_ambiguous(exported: ExportedProgram) -> None:
     coremltools 9.0 looks every argument up among the values of the graph first: with a node named ``tanh`` in the graph
     (a soft-capped attention, say) ``gelu(x, approximate="tanh")`` gets that tensor for its mode, and becomes exact.
     """
-    leaves = [leaf for node in exported.graph.nodes for leaf in tree_leaves((node.args, node.kwargs))]
+    leaves = [leaf for node in nodes_of(exported) for leaf in tree_leaves((node.args, node.kwargs))]
     words = {leaf for leaf in leaves if isinstance(leaf, str)}
-    for node in exported.graph.nodes:
+    for node in nodes_of(exported):
         if node.op == "call_function" and node.name in words:
             old, node.name = node.name, f"{node.name}_value"
             for spec in exported.graph_signature.output_specs:
@@ -168,7 +171,7 @@ def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[int, Source]) -> 
     Raises:
         CaptureError: The graph holds a bfloat16 or complex tensor.
     """
-    for node in exported.graph.nodes:
+    for node in nodes_of(exported):
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if dtype not in _ABSENT:
             continue
@@ -216,7 +219,7 @@ def _fewer_warnings() -> Generator[None]:
 def _sources(exported: ExportedProgram) -> dict[int, Source]:
     """The source of each node by its handle, which coremltools' passes hand on to the ops that they make of it."""
     sources: dict[int, Source] = {}
-    for handle, node in enumerate(exported.graph.nodes):
+    for handle, node in enumerate(nodes_of(exported)):
         node.meta["debug_handle"] = handle
         stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
         path = _module_path(str(stack[-1][0])) if stack else ""

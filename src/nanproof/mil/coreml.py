@@ -18,8 +18,10 @@ __all__ = [
     "CompiledMLModel",
     "ScopeInfo",
     "ScopeSource",
+    "TorchNode",
     "add_int16_cast",
     "block_context_manager",
+    "convert_node",
     "ct",
     "graph_pass",
     "is_target",
@@ -53,6 +55,7 @@ with quiet():
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch import ops as _torch_ops
     from coremltools.converters.mil.frontend.torch import torch_op_registry
+    from coremltools.converters.mil.frontend.torch.internal_graph import InternalTorchIRNode
     from coremltools.converters.mil.mil import types as _types
     from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
     from coremltools.converters.mil.mil.passes import pass_registry
@@ -68,6 +71,8 @@ ct: Any = coremltools
 mb: Any = Builder
 types: Any = _types
 torch_ops: Any = _torch_ops
+TorchNode: Any = InternalTorchIRNode
+convert_node: Any = _torch_ops.convert_single_node
 is_target: Any = is_current_opset_version_compatible_with
 """Whether the program that is being built may hold the ops of a deployment target."""
 register_torch_op: Any = torch_op_registry.register_torch_op

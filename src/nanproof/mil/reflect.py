@@ -85,7 +85,7 @@ class _Scope:
 
     def source(self, scopes: Mapping[Any, Any]) -> Source | None:
         """What torch.export recorded about the node of which an op was made; coremltools' passes hand it on."""
-        (handle,) = scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or (-1,)
+        *_, handle = scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or (-1,)  # inside a block the last is the op's own
         traces = scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
         return self.sources.get(handle) or Source.of_trace("\n".join(t for t in traces if isinstance(t, str)))
 
