@@ -39,6 +39,7 @@ from nanproof.request import CoremltoolsOptions, Precision, Progress, Request, c
 from nanproof.result import Conversion
 from nanproof.rewrite.limits import Limits
 from nanproof.rewriting import Rewritten, rewritten, unwritten
+from nanproof.stress.kinds import Stated
 from nanproof.stress.variations import varied
 from nanproof.trial import Trial, gather, worst
 
@@ -60,6 +61,7 @@ def convert(
     calibration: Iterable[Any] | None = None,
     tolerance: float = 1e-2,
     stress: bool = True,
+    kinds: Stated | None = None,
     dynamic_shapes: Any = None,
     verify_passes: bool = False,
     progress: Progress | None = None,
@@ -80,7 +82,9 @@ def convert(
         units: Numerics under which the written file is executed and judged: ``"gpu"``, ``"strict"``, ``"reference"``.
         calibration: Further inputs, each as ``example_inputs``. Ranges are observed and the result is judged on all.
         tolerance: Largest error that counts as the same, relative to the range of an output.
-        stress: Also run masks at their worst (a row masked everywhere, padding on the left, ...).
+        stress: Also run inputs at the limits of their kind: a row masked everywhere, the last id, a black image, ...
+        kinds: What inputs are, where the guess of :func:`nanproof.stress.kinds.input_kinds` is wrong: by name a kind
+            (``"mask"``, ``"image"``, ...) or the least and the largest value.
         dynamic_shapes: As in ``torch.export.export``. The file is executed at its smallest and largest shapes, too.
         verify_passes: Execute the program before and after every graph pass of coremltools, and name those that change
             a result. A pass before the FP16 cast that does is left out. Without this it is done only where the lowered
@@ -104,6 +108,7 @@ def convert(
         progress=progress,
         tolerance=tolerance,
         stress=stress,
+        kinds=kinds,
         verify_passes=verify_passes,
     )
     conversion = _convert(_loaded(model, task, request), example_inputs, list(calibration or ()), request)
@@ -215,7 +220,15 @@ def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request:
         fp32 = reflect(pymil, captured.sources)
     with request.clock("observe"):
         inputs = declared_inputs(pymil)
-        trial = gather(module, fp32, batches, inputs, with_stress=request.stress, states=captured.states)
+        trial = gather(
+            module,
+            fp32,
+            batches,
+            inputs,
+            with_stress=request.stress,
+            states=captured.states,
+            stated=request.kinds,
+        )
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
         return _Lowered(pymil, fp32, trial, ranges, answers, fidelity, _lowering_findings(fp32, fidelity))
@@ -278,6 +291,7 @@ class _Build:
             plan=replace(plan, fp32_ops=count_fp32(program)),
             fidelity=self.lowered.fidelity,
             stress=tuple(self.trial.stress),
+            kinds=self.trial.kinds,
             precision=self.request.precision,
             tolerance=self.request.tolerance,
             seconds=self.request.clock.seconds,

@@ -16,6 +16,7 @@ from nanproof.mil.frontend import Options
 from nanproof.mil.package import check_destination
 from nanproof.mil.pipeline import precision_of
 from nanproof.numerics import get
+from nanproof.stress.kinds import Stated
 
 __all__ = ["Clock", "CoremltoolsOptions", "Precision", "Progress", "Request", "checked"]
 
@@ -51,6 +52,7 @@ class Request:
         numerics: Names of the numerics to judge under.
         tolerance: Largest error that counts as the same.
         stress: Whether to run stress inputs.
+        kinds: What the user says of the kinds of inputs, by input name.
         options: What coremltools is given.
         declared: The inputs as the user has declared them; empty if they are not.
         dynamic_shapes: As for ``torch.export.export``; from the declared inputs where the user has given none.
@@ -64,6 +66,7 @@ class Request:
     numerics: Sequence[str]
     tolerance: float
     stress: bool
+    kinds: Stated | None
     options: Options
     declared: Sequence[Declared]
     dynamic_shapes: Any

@@ -14,6 +14,7 @@ from nanproof.findings import Finding
 from nanproof.mil.package import ScratchFolder, copy_package, mlmodel
 from nanproof.plan.plan import Plan
 from nanproof.program import Program
+from nanproof.stress.kinds import InputKind
 from nanproof.stress.masks import StressInput
 
 __all__ = ["Conversion", "StressOutcome", "UnitResult", "Verdict"]
@@ -63,6 +64,7 @@ class Conversion:
         plan: Rewrites and FP32 islands.
         fidelity: The float32 program against PyTorch: what the lowering itself changed.
         stress: The stress inputs that were used.
+        kinds: What each input was taken for, by name: within its bounds it was stressed.
         precision: ``"auto"``, ``"float16"`` or ``"float32"``, as asked for.
         tolerance: Largest error, relative to an output's range, that counts as the same.
         seconds: Wall time by stage.
@@ -80,6 +82,7 @@ class Conversion:
     plan: Plan
     fidelity: Comparison
     stress: tuple[StressInput, ...]
+    kinds: Mapping[str, InputKind]
     precision: str
     tolerance: float
     seconds: Mapping[str, float]

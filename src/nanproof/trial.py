@@ -19,9 +19,10 @@ from nanproof.diagnosis.births import Birth
 from nanproof.errors import CaptureError, UsageError
 from nanproof.interpret.state import Turn
 from nanproof.mil.declared import Declared
-from nanproof.program import Program
+from nanproof.program import Color, Program
 from nanproof.result import StressOutcome, UnitResult, Verdict
-from nanproof.stress.masks import StressInput, stress_masks
+from nanproof.stress.inputs import StressInput, stress_inputs
+from nanproof.stress.kinds import InputKind, Stated, input_kinds
 from nanproof.stress.variations import varied
 
 __all__ = ["Trial", "gather", "worst"]
@@ -37,7 +38,7 @@ class Trial:
     Of a model that keeps states the batches are a conversation, in their order; each stress variant is a first call.
 
     The answer to a stress input is ``None`` if the module itself refuses it. Inputs are what the module sees, and
-    ``images`` are those of them for which the written file takes pixels.
+    ``images`` are those of them for which the written file takes pixels. ``kinds`` are what inputs were taken for.
     """
 
     outputs: tuple[str, ...]
@@ -46,6 +47,7 @@ class Trial:
     stress: Sequence[StressInput]
     stress_expected: Sequence[Sequence[np.ndarray] | None]
     images: Mapping[str, Declared] = field(default_factory=dict[str, Declared])
+    kinds: Mapping[str, InputKind] = field(default_factory=dict[str, InputKind])
 
     @property
     def all_inputs(self) -> list[Arrays]:
@@ -120,6 +122,7 @@ def gather(
     *,
     with_stress: bool,
     states: Collection[str] = (),
+    stated: Stated | None = None,
 ) -> Trial:
     """Ask PyTorch for its answers to all batches and their stress variants. The module's buffers stay as they are.
 
@@ -132,8 +135,10 @@ def gather(
         declared: What the lowered program's inputs are declared to be.
         with_stress: Whether to run stress variants.
         states: Names of the states that the program keeps.
+        stated: What the user says of the kinds of inputs.
 
     Raises:
+        UsageError: The user says what cannot be.
         InputError: A batch does not fit the program's inputs.
         CaptureError: The module fails at a shape that its inputs are declared to have.
     """
@@ -145,11 +150,30 @@ def gather(
     goes_on = [bool(states) and 0 < i < len(talk) for i in range(len(calls))]
     named = [_turn(named_inputs(program, batch), reference, on) for batch, on in zip(calls, goes_on, strict=True)]
     expected = [_arrays(reference(batch, goes_on=on)) for batch, on in zip(calls, goes_on, strict=True)]
-    masks = [{name: array for name, array in arrays.items() if name not in images} for arrays in named]
-    stress = stress_masks(masks) if with_stress else []
+    kinds = input_kinds(program, named, stated)
+    kinds |= {name: _image_kind(one) for name, one in images.items()}
+    stress = _stressed(kinds, named[0], images) if with_stress else []
     stress = [replace(s, inputs=_turn({**named[0], **s.inputs}, reference, goes_on=False)) for s in stress]
     answers = [_answer(reference, program, calls[0], s) for s in stress]
-    return Trial(tuple(program.outputs), named, expected, stress, answers, images)
+    return Trial(tuple(program.outputs), named, expected, stress, answers, images, kinds)
+
+
+def _image_kind(declared: Declared) -> InputKind:
+    if declared.color is Color.GRAYSCALE_FLOAT16:
+        return InputKind("image", 0, 1, False, "is declared an image of half-precision pixels")
+    return InputKind("image", 0, 255, True, "is declared an image of 8-bit pixels, before scale and bias")
+
+
+def _stressed(kinds: Mapping[str, InputKind], given: Arrays, images: Mapping[str, Declared]) -> list[StressInput]:
+    """Stress variants of a call of the module; an image is driven to the limits of its pixels."""
+    pixels = {name: images[name].pixels(array) if name in images else array for name, array in given.items()}
+    seen = {name: one.seen for name, one in images.items()}
+    return [
+        replace(
+            s, inputs={n: given[n] if a is pixels[n] else seen[n](a) if n in seen else a for n, a in s.inputs.items()}
+        )
+        for s in stress_inputs(kinds, pixels)
+    ]
 
 
 def _further(batches: Sequence[Batch]) -> list[Batch]:

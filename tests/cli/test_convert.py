@@ -34,7 +34,7 @@ def test_the_answer_names_everything(nanproof: Command, nets: Path, tmp_path: Pa
         "-3.4e+38 → -60000",
         "compute in FP16",
         "from PyTorch, relative to the range of the output",
-        "on 1 given input and 4 stress inputs; not proved for all inputs (numerics: gpu and strict; tolerance 0.01)",
+        "on 1 given input and 9 stress inputs; not proved for all inputs (numerics: gpu and strict; tolerance 0.01)",
         str(out),
         f"report: {report}",
     ):

@@ -75,7 +75,7 @@ def test_the_data_is_strict_json(conversion: Conversion):
     assert data["plan"]["rewrites"][0]["edits"]
     assert data["plan"]["islands"]
     assert data["program"]["fp32"] == data["plan"]["fp32_ops"] > 0
-    assert len(data["units"]["gpu"]["stress"]) == len(data["stress"]) == 4
+    assert len(data["units"]["gpu"]["stress"]) == len(data["stress"]) == 9
     assert data["versions"]["coremltools"]
 
 
@@ -124,7 +124,7 @@ def test_the_page_is_well_formed_and_self_contained(conversion: Conversion, tmp_
 def test_the_page_shows_what_counts(conversion: Conversion):
     text = page(conversion_data(conversion))
     for part in (
-        "Tested on 1 given input and 4 stress inputs; not proved for all inputs",
+        "Tested on 1 given input and 9 stress inputs; not proved for all inputs",
         "NP101",
         "NP110",
         "torch.finfo(torch.float32).min",

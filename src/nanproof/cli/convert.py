@@ -10,6 +10,7 @@ import typer
 
 from nanproof.cli.arrays import check_file
 from nanproof.cli.face import Answer, Face
+from nanproof.cli.kinds import stated_kinds
 from nanproof.cli.model import check_model, load_batch, load_model, load_options
 from nanproof.cli.verb import Tolerance, Units, verb
 
@@ -45,11 +46,17 @@ def convert(
     unit: Units = None,
     tolerance: Tolerance = 1e-2,
     target: Annotated[str, typer.Option(help="Deployment target.", metavar="NAME")] = "iOS17",
-    stress: Annotated[bool, typer.Option(help="Also run masks at their worst.")] = True,
+    stress: Annotated[bool, typer.Option(help="Also run inputs at the limits of their kind.")] = True,
     calibration: Annotated[
         list[str] | None, typer.Option(help="One more input, as in --inputs; may be repeated.", metavar="FILE")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What an input is: mask, ids, image, ..., or LOW:HIGH; may be repeated.", metavar="NAME=KIND"
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open pickled files and TorchScript, which may run code that is in them.")
     ] = False,
@@ -76,6 +83,7 @@ def convert(
 
         arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(options)}
         arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
+        arguments["kinds"] = stated_kinds(kind or [])
         arguments |= {"calibration": batches, "progress": progress}
         conversion = convert_module(loaded.module, loaded.example_inputs, **arguments)
         written = conversion.save(output) if conversion.verdict not in _BAD or keep_failed else None

@@ -20,7 +20,18 @@ _MISSING = object()
 _CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".pkl"})
 _SCRIPTS = frozenset({".pt", ".pth", ".ts"})
 _OWN_OPTIONS = frozenset(
-    {"model", "example_inputs", "precision", "units", "calibration", "tolerance", "stress", "progress", "package_dir"}
+    {
+        "model",
+        "example_inputs",
+        "precision",
+        "units",
+        "calibration",
+        "tolerance",
+        "stress",
+        "kinds",
+        "progress",
+        "package_dir",
+    }
 )
 _PACKAGES = frozenset({".mlpackage", ".mlmodel", ".mlmodelc"})
 

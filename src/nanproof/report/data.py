@@ -50,6 +50,10 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
         "kinds": {code: kind_data(code) for code in codes},
         "plan": _plan(conversion.plan),
         "stress": stress,
+        "inputs": [
+            {"name": n, "kind": k.name, "low": k.low, "high": k.high, "integral": k.integral, "reason": k.reason}
+            for n, k in conversion.kinds.items()
+        ],
         "program": program_data(conversion.program),
         "seconds": dict(conversion.seconds),
         "versions": versions(),

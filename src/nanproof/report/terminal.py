@@ -145,13 +145,13 @@ def _errors(data: Mapping[str, Any]) -> RenderableType:
 
 def _stress(data: Mapping[str, Any]) -> RenderableType:
     if not data["stress"]:
-        return Text("none: no input looks like a mask, or stress was switched off")
-    texts: list[Text] = []
+        return Text("none: of no input there is more to try, or stress was switched off")
+    texts = [Text("; ".join(_kind_text(one) for one in data["inputs"]), "dim")]
     for name, unit in data["units"].items():
         compared = [s for s in unit["stress"] if s["compared"]]
         bad = [s for s in compared if s["nonfinite"]]
         skipped = len(unit["stress"]) - len(compared)
-        text = Text(f"{name}: {plural(len(compared), 'mask')} at {'its' if len(compared) == 1 else 'their'} worst, ")
+        text = Text(f"{name}: {plural(len(compared), 'input')} at {'its' if len(compared) == 1 else 'their'} limits, ")
         if bad:
             text.append(f"Inf or NaN on {len(bad)}: {'; '.join(s['what'] for s in bad)}", "red")
         else:
@@ -161,6 +161,12 @@ def _stress(data: Mapping[str, Any]) -> RenderableType:
             text.append(f" ({skipped} refused by the module itself)", "dim")
         texts.append(text)
     return Group(*texts)
+
+
+def _kind_text(one: Mapping[str, Any]) -> str:
+    bounds = (one["low"], one["high"])
+    limits = "any number" if any(isinstance(b, str) for b in bounds) else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
+    return f"{one['name']} is {one['kind']}, {limits}"
 
 
 def _listed(texts: list[RenderableType], what: str) -> RenderableType:

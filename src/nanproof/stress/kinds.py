@@ -146,7 +146,7 @@ class _Look:
     def guess(self) -> InputKind:
         """The first guess that fits, the surest first."""
         if self.value.type.dtype is DType.BOOL:
-            kind = "mask" if _MASK.search(self.name) else "bool"
+            kind = "mask" if _MASK.search(self.name) or len(self.value.type.shape) > 1 else "bool"
             return InputKind(kind, 0, 1, True, "is of type bool")
         found = uses(self.value, self.readers)
         for guess in (self.described, self.gathering, self.masking, self.phase, self.named_ids, self.image, self.audio):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["StressInput", "stress_masks"]
+__all__ = ["StressInput", "mask_variants"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,29 +18,11 @@ class StressInput:
     inputs: Mapping[str, np.ndarray]
 
 
-def stress_masks(batches: Sequence[Mapping[str, np.ndarray]]) -> list[StressInput]:
-    """Variants of the first batch in which every input that looks like a mask is driven to its limits.
-
-    An input counts as a mask if it has at least two axes, holds nothing but 0 and 1 in all batches, and both or only 1:
-    this is a guess from the data, and the report states it.
-    """
-    if not batches:
-        return []
-    first = batches[0]
-    masks = [name for name in first if all(_is_mask(b[name]) for b in batches) and any(b[name].any() for b in batches)]
-    variants: list[StressInput] = []
-    for name in masks:
-        for what, mask in _variants(np.asarray(first[name])):
-            variants.append(StressInput(f"{name}: {what}", {**first, name: mask}))
-    return variants
-
-
-def _is_mask(array: np.ndarray) -> bool:
-    return array.ndim >= 2 and array.size > 0 and bool(np.isin(array, (0, 1)).all())
-
-
-def _variants(mask: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def mask_variants(mask: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Masks of one shape, 1 for what is kept, with what is special about them; rows are along the last axis."""
     ones, zero = np.ones_like(mask), mask.dtype.type(0)
+    if mask.ndim < 2:
+        return [("nothing masked", ones), ("everything masked", np.zeros_like(mask))]
     empty_row, left, single = ones.copy(), ones.copy(), ones.copy()
     empty_row[0] = zero
     left[..., : mask.shape[-1] // 2] = zero
