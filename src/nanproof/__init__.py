@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nanproof.conductor import convert
     from nanproof.interpret.accumulators import Accumulation, accumulations
     from nanproof.interpret.execute import predict
+    from nanproof.interpret.range import Range, Ranges
+    from nanproof.interpret.ranging import ranges
     from nanproof.interpret.state import State, make_state
     from nanproof.mil.predict import enable_predict
     from nanproof.mil.read import load
@@ -26,6 +28,8 @@ __all__ = [
     "Conversion",
     "Pipeline",
     "Program",
+    "Range",
+    "Ranges",
     "State",
     "accumulations",
     "compare",
@@ -34,6 +38,7 @@ __all__ = [
     "load",
     "make_state",
     "predict",
+    "ranges",
 ]
 
 _HOMES = {
@@ -42,6 +47,8 @@ _HOMES = {
     "Conversion": "nanproof.result",
     "Pipeline": "nanproof.program",
     "Program": "nanproof.program",
+    "Range": "nanproof.interpret.range",
+    "Ranges": "nanproof.interpret.range",
     "State": "nanproof.interpret.state",
     "accumulations": "nanproof.interpret.accumulators",
     "compare": "nanproof.comparison.compare",
@@ -50,6 +57,7 @@ _HOMES = {
     "load": "nanproof.mil.read",
     "make_state": "nanproof.interpret.state",
     "predict": "nanproof.interpret.execute",
+    "ranges": "nanproof.interpret.ranging",
 }
 
 

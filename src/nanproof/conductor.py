@@ -80,15 +80,13 @@ def convert(
         precision: ``"auto"``: FP16, with rewrites where they make it safe and FP32 where nothing else does;
             ``"float16"``: FP16 throughout, rewrites included, no FP32 islands; ``"float32"``: FP32 throughout.
         units: Numerics under which the written file is executed and judged: ``"gpu"``, ``"strict"``, ``"reference"``.
-        calibration: Further inputs, each as ``example_inputs``. Ranges are observed and the result is judged on all.
+        calibration: Further inputs, each as ``example_inputs``, to observe ranges and judge the result on.
         tolerance: Largest error that counts as the same, relative to the range of an output.
         stress: Also run inputs at the limits of their kind: a row masked everywhere, the last id, a black image, ...
-        kinds: What inputs are, where the guess of :func:`nanproof.stress.kinds.input_kinds` is wrong: by name a kind
-            (``"mask"``, ``"image"``, ...) or the least and the largest value.
+        kinds: What inputs are, where the guess is wrong: by name a kind (``"mask"``, ...) or a range.
         dynamic_shapes: As in ``torch.export.export``. The file is executed at its smallest and largest shapes, too.
-        verify_passes: Execute the program before and after every graph pass of coremltools, and name those that change
-            a result. A pass before the FP16 cast that does is left out. Without this it is done only where the lowered
-            program computes something else than PyTorch.
+        verify_passes: Execute the program around every graph pass of coremltools, name those that change a result, and
+            leave them out before the FP16 cast. Else this is done only where the lowered program is wrong.
         progress: Called with the name of each stage as it begins.
         options: The options of ``coremltools.convert``, with their meaning there: ``inputs``, ``outputs``,
             ``classifier_config``, ``pass_pipeline``, ...; see :class:`nanproof.request.CoremltoolsOptions`.
@@ -100,17 +98,9 @@ def convert(
         UsageError: A wrong argument; no such numerics; inputs missing; the module cannot be captured or lowered.
         CouldNotCheckError: The program holds an op that cannot be executed, so nothing is known of it.
     """
-    request = checked(
-        options,
-        precision=precision,
-        units=units,
-        dynamic_shapes=dynamic_shapes,
-        progress=progress,
-        tolerance=tolerance,
-        stress=stress,
-        kinds=kinds,
-        verify_passes=verify_passes,
-    )
+    asked: dict[str, Any] = {"precision": precision, "units": units, "tolerance": tolerance, "progress": progress}
+    asked |= {"dynamic_shapes": dynamic_shapes, "stress": stress, "kinds": kinds, "verify_passes": verify_passes}
+    request = checked(options, **asked)
     conversion = _convert(_loaded(model, task, request), example_inputs, list(calibration or ()), request)
     if request.package_dir is not None:
         conversion.save(request.package_dir)

@@ -53,9 +53,7 @@ def convert(
     report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What an input is: mask, ids, image, ..., or LOW:HIGH; may be repeated.", metavar="NAME=KIND"
-        ),
+        typer.Option(help="What an input is: mask, ids, image, ... or LOW:HIGH.", metavar="NAME=KIND"),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open pickled files and TorchScript, which may run code that is in them.")
@@ -83,8 +81,7 @@ def convert(
 
         arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(options)}
         arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
-        arguments["kinds"] = stated_kinds(kind or [])
-        arguments |= {"calibration": batches, "progress": progress}
+        arguments |= {"kinds": stated_kinds(kind or []), "calibration": batches, "progress": progress}
         conversion = convert_module(loaded.module, loaded.example_inputs, **arguments)
         written = conversion.save(output) if conversion.verdict not in _BAD or keep_failed else None
         if report is not None:
