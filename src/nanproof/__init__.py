@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from nanproof.mil.read import load
     from nanproof.program import Pipeline, Program
     from nanproof.result import Conversion
+    from nanproof.watching import Log, watch
 
 __version__ = "0.1.0"
 __all__ = [
     "Accumulation",
     "Comparison",
     "Conversion",
+    "Log",
     "Pipeline",
     "Program",
     "Range",
@@ -39,12 +41,14 @@ __all__ = [
     "make_state",
     "predict",
     "ranges",
+    "watch",
 ]
 
 _HOMES = {
     "Accumulation": "nanproof.interpret.accumulators",
     "Comparison": "nanproof.comparison.compare",
     "Conversion": "nanproof.result",
+    "Log": "nanproof.watching",
     "Pipeline": "nanproof.program",
     "Program": "nanproof.program",
     "Range": "nanproof.interpret.range",
@@ -58,6 +62,7 @@ _HOMES = {
     "make_state": "nanproof.interpret.state",
     "predict": "nanproof.interpret.execute",
     "ranges": "nanproof.interpret.ranging",
+    "watch": "nanproof.watching",
 }
 
 
