@@ -68,7 +68,7 @@ class Row:
 def measure(case: Any, units: list[str]) -> Row:
     """Convert a case and run what was written."""
     start, twin = time.perf_counter(), bool(case.twin_of)
-    double = copy.deepcopy(case.module).double()
+    double = _double(case)
     try:
         result = nanproof.convert(
             case.module,
@@ -100,9 +100,22 @@ def measure(case: Any, units: list[str]) -> Row:
     )
 
 
+def _double(case: Any) -> Any:
+    module = copy.deepcopy(case.module).double()
+    try:
+        _answer(module, tuple(case.example_inputs))
+    except RuntimeError:
+        return case.module
+    return module
+
+
 def _answer(module: Any, call: tuple[Any, ...]) -> list[Any]:
-    """The outputs of the module in float64. Integers and booleans stay what they are."""
-    given = [t.double() if isinstance(t, torch.Tensor) and t.is_floating_point() else t for t in call]
+    """The outputs of the module in float64, integers and booleans as they are.
+
+    A module that makes float32 tensors itself cannot be had in float64: it answers in float32.
+    """
+    dtype = next((p.dtype for p in module.parameters()), torch.float64)
+    given = [t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t for t in call]
     with torch.no_grad():
         outputs = module(*given)
     return [t.numpy() for t in as_batch(outputs, None).tensors]

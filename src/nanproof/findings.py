@@ -133,6 +133,31 @@ KINDS: Mapping[str, Kind] = {
             "Carry the stream divided by a power of two: norms do not see the scale, weights absorb it.",
         ),
         Kind(
+            "NP115",
+            "exponential-overflow",
+            "An exponential overflows in FP16 (from 11.09 on) on the way to a result that fits: softplus, mish, a "
+            "log-sum-exp, a tanh that is written out, or exp(x) * mask.",
+            "log(Inf) is Inf, Inf / Inf and Inf * 0 are NaN. The Neural Engine's own softplus is 0 from 10.4 on.",
+            "torch.log(1 + torch.exp(x)); torch.exp(g[:, None] - g[None, :]) * causal",
+            "Take the exponential of what is never above 0: max(x, 0) + log(1 + exp(-|x|)), x - max(x), or mask first.",
+        ),
+        Kind(
+            "NP116",
+            "log-softmax-underflow",
+            "The logarithm of a softmax whose small probabilities FP16 rounds to 0.",
+            "log(0) is -Inf: the scores of all classes but the likely ones are lost, and beam search with them.",
+            "torch.log(torch.softmax(x, -1))",
+            "torch.log_softmax(x, -1), or x - max(x) - log(sum(exp(x - max(x)))).",
+        ),
+        Kind(
+            "NP117",
+            "epsilon-underflow",
+            "An epsilon below the normal FP16 numbers (6.1e-5) that keeps a logarithm from 0.",
+            "It rounds to 0 or to another number: log(1e-8) is -18.4, and -16.6 or -Inf in FP16.",
+            "torch.log(p + 1e-8)",
+            "A larger epsilon, or scale both: log(2**13 * p + 2**13 * 1e-8) - 13 * log(2).",
+        ),
+        Kind(
             "NP120",
             "non-finite-birth",
             "When the converted program ran, an operation made Inf or NaN of finite operands where FP32 is finite.",

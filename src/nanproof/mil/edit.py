@@ -85,8 +85,11 @@ def _set_input(op: Any, name: str, index: int, new: Any) -> None:
 
 
 def _replace(op: Any, output: int, made: Mapping[str, Any]) -> None:
-    new = list(made.values())[-1]
-    op.enclosing_block.replace_uses_of_var_after_op(anchor_op=new.op, old_var=op.outputs[output], new_var=new)
+    """Let the last result take the place, and the name, of an output: later edits mean it when they name the value."""
+    old, new = op.outputs[output], list(made.values())[-1]
+    name = old.name
+    op.enclosing_block.replace_uses_of_var_after_op(anchor_op=new.op, old_var=old, new_var=new)
+    old.name, new.name = f"{name}_replaced", name
 
 
 def _steps(steps: Sequence[Step], op: Any, before: Any, output: int) -> dict[str, Any]:

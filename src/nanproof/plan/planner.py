@@ -12,7 +12,16 @@ from nanproof.interpret.observe import Ranges
 from nanproof.plan.overflow import overflow_islands
 from nanproof.plan.plan import Island, Plan, connected
 from nanproof.program import Program
-from nanproof.rewrite import mask_sentinel, power_of_two
+from nanproof.rewrite import (
+    exp_before_mask,
+    log_floor,
+    log_softmax,
+    log_sum_exp,
+    mask_sentinel,
+    power_of_two,
+    softplus,
+    tanh_ratio,
+)
 from nanproof.rewrite.exponents import Known
 from nanproof.rewrite.limits import Limits
 from nanproof.rewrite.rewrite import Proposal
@@ -44,6 +53,15 @@ def _sentinels(situation: Situation) -> Proposal:
     return proposal.only(lambda rewrite: rewrite.name == "mask-sentinel")
 
 
+_FUNCTIONS = (softplus, log_sum_exp, log_softmax, tanh_ratio, exp_before_mask, log_floor)
+
+
+def _functions(situation: Situation) -> Proposal:
+    """Forms of exponentials and logarithms that overflow or vanish on the way to a result that fits."""
+    known = Known(situation.program, situation.ranges, situation.limits, situation.rewritten)
+    return sum((form.propose(known) for form in _FUNCTIONS), Proposal())
+
+
 def _powers_of_two(situation: Situation) -> Proposal:
     known = Known(situation.program, situation.ranges, situation.limits, situation.rewritten)
     return power_of_two.propose(known, situation.batches)
@@ -55,7 +73,7 @@ def _bounds(situation: Situation) -> Proposal:
     return proposal.only(lambda rewrite: rewrite.name == "clip-bound")
 
 
-STAGES: tuple[Callable[[Situation], Proposal], ...] = (_sentinels, _powers_of_two, _bounds)
+STAGES: tuple[Callable[[Situation], Proposal], ...] = (_sentinels, _functions, _powers_of_two, _bounds)
 """Rewrites in the order in which they are tried; each sees the program as the ones before have left it."""
 
 

@@ -25,12 +25,14 @@ class Limits:
         products: Of a sum of products.
         narrow_sums: Whether a mean adds up in binary16, so that its sum is bounded as well as its result.
         narrow_squares: Whether a norm keeps its sum of squares in binary16.
+        engine: Whether a Neural Engine is among the units.
     """
 
     stored: float = FP16_MAX
     products: float = FP16_MAX
     narrow_sums: bool = False
     narrow_squares: bool = False
+    engine: bool = False
 
     @classmethod
     def of(cls, units: Iterable[str]) -> Limits:
@@ -41,6 +43,7 @@ class Limits:
             products=_ACCUMULATOR_END if engine else FP16_MAX,
             narrow_sums=bool(names & {"strict", "ane_pessimistic"}),
             narrow_squares=engine or "strict" in names,
+            engine=engine,
         )
 
     def of_result(self, op: Op) -> float:
