@@ -372,6 +372,7 @@ def _norm(state: Exponents, op: Op) -> None:
     if over * 4.0**-carried > 1 and op.name not in state.given_up:
         carried = math.ceil(math.log2(over) / 2) + 1
         state.hazards[op] = carried
+    _require_variance(state, op, carried)
     state.read(op, "x", carried)
     state.scale_constant(op, "epsilon", 2 * carried, floor=0.0)
     target = _target(state, op)
@@ -381,6 +382,17 @@ def _norm(state: Exponents, op: Op) -> None:
         for name in ("gamma", "beta"):
             state.scale_constant(op, name, target)
     state.write(op, target)
+
+
+def _require_variance(state: Exponents, op: Op, exponent: int) -> None:
+    """An epsilon that would vanish becomes 2**-24 when it is cast: the variance has to stay far above it.
+
+    Raises:
+        GivenUpError: It may not.
+    """
+    typical = state.known.typical.get(op.inputs["x"][0].name, math.inf) * 2.0**-exponent
+    if exponent > 0 and typical**2 < 2.0**-13:
+        raise GivenUpError(f"the variance that '{op.name}' ({op.type}) divides by would come near to 2^-24")
 
 
 def _batch_norm(state: Exponents, op: Op) -> None:
