@@ -20,6 +20,9 @@ from nanproof.values.floats import to_carrier
 
 __all__ = ["Interpreter", "Shared", "Step"]
 
+_ORDERED = frozenset(("bilinear", "reduction", "scan", "normalisation", "softmax", "pooling", "recurrent", "image"))
+"""Families whose results depend on the order of sums, so that the fast reading of a unit is not its exact one."""
+
 _LOOPS = 4
 """How often a loop's body is read before the bounds that still grow are given up."""
 
@@ -140,6 +143,8 @@ class Interpreter:
             flat = [b for name, b in arguments.items() if name == "value"]
         if any(isinstance(b, Bound) and b.value is None for b in flat):
             return None
+        if record.family in _ORDERED and any(v.type.dtype.is_float for v in op.outputs):
+            return None
 
         def carried(given: Any) -> Any:
             if isinstance(given, tuple):
@@ -240,6 +245,8 @@ class Interpreter:
         if dtype is DType.STRING or dtype.value == "bool":
             return bound
         low, high = _integer_range(dtype)
+        if not bound.whole:  # computed as a real number, and truncated
+            bound = Bound(bound.shape, bound.low.trunc(), bound.high.trunc(), whole=True)
         if bound.least >= low and bound.most <= high:
             return bound
         return Bound.interval(bound.shape, low, high, whole=True)
@@ -285,7 +292,9 @@ class Interpreter:
         condition, body = op.blocks
         variables = [self._read(v, env) for v in op.inputs["loop_vars"]]
         variables = [b.plain() if isinstance(b, Bound) else b for b in variables]
-        for turn in range(2 * _LOOPS):
+        # A value that still grows after some turns may be anything, and passes that on by one variable in a turn.
+        turns = 2 * _LOOPS + 3 * len(variables)
+        for turn in range(turns):
             before = dict(self.steps)
             inner = {**env, **dict(zip(condition.inputs, variables, strict=True))}
             self._block(condition, inner)
@@ -294,7 +303,7 @@ class Interpreter:
             grows = [_wider(a, b) for a, b in zip(variables, wider, strict=True)]
             if not any(grows):
                 break
-            self.steps = before if turn < 2 * _LOOPS - 1 else self.steps
+            self.steps = before if turn < turns - 1 else self.steps
             if turn >= _LOOPS:
                 wider = [self._anything(v) if g else w for v, g, w in zip(op.outputs, grows, wider, strict=True)]
             variables = wider

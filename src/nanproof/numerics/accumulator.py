@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol, final
@@ -129,7 +130,8 @@ def total_in_order(x: Tensor, dims: Sequence[int], keepdim: bool, rounding: Call
         return x
     gone = sorted(d % x.dim() for d in dims)
     kept = [d for d in range(x.dim()) if d not in gone]
-    rows = x.permute(*gone, *kept).reshape(-1, *(x.shape[d] for d in kept))
+    count = math.prod(x.shape[d] for d in gone)
+    rows = x.permute(*gone, *kept).reshape(count, *(x.shape[d] for d in kept))
     total = torch.zeros(rows.shape[1:], dtype=torch.float32)
     for row in rows:
         total = rounding(total + row)

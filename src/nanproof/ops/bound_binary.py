@@ -115,11 +115,13 @@ def _added_balls(x: Bound, y: Bound) -> tuple[Callable[[], Ball | None], ...]:
         return ()
     if x.fixed or y.fixed:  # a constant moves the center
         fixed, moving = (x, y) if x.fixed else (y, x)
-        return tuple(_shifted(make, fixed) for make in moving.balls)
+        return tuple(_shifted(make, fixed, moving.shape) for make in moving.balls)
 
     def made() -> Ball | None:
         ours, theirs = x.known_balls(), y.known_balls()
         for ball in (*ours, *theirs):
+            if any(x.shape[a] != y.shape[a] for a in ball.axes):
+                continue  # repeated along the axis by the sum
             left, right = _ball_along(x, ours, ball), _ball_along(y, theirs, ball)
             if left is not None and right is not None:
                 return _sum_of(left, right)
@@ -128,10 +130,12 @@ def _added_balls(x: Bound, y: Bound) -> tuple[Callable[[], Ball | None], ...]:
     return (once(made),)
 
 
-def _shifted(make: Callable[[], Ball | None], by: Bound) -> Callable[[], Ball | None]:
+def _shifted(make: Callable[[], Ball | None], by: Bound, shape: Sequence[int]) -> Callable[[], Ball | None]:
     def made() -> Ball | None:
         ball = make()
-        return None if ball is None else replace(ball, center=ball.center + by.low)
+        if ball is None or any(shape[a] == 1 < by.shape[a] for a in ball.axes):
+            return None  # repeated along the axis by the sum
+        return replace(ball, center=ball.center + by.low)
 
     return made
 
@@ -141,8 +145,6 @@ def _ball_along(x: Bound, balls: Sequence[Ball], wanted: Ball) -> Ball | None:
     for ball in balls:
         if ball.axes == wanted.axes:
             return ball
-    if any(x.shape[a] == 1 for a in wanted.axes):
-        return None  # repeated along the axis by the sum
     zero = torch.zeros([1] * len(x.shape), dtype=torch.float64)
     return Ball(wanted.axes, zero, zero + 1, x.norm(wanted.axes), zero)
 
@@ -201,7 +203,7 @@ def _product_links(x: Bound, y: Bound, shape: tuple[int, ...]) -> tuple[Link, ..
     links: list[Link] = []
     for a, b in ((x, y), (y, x)):
         reach = b.magnitude
-        if not bool(reach.isfinite().all()):
+        if not reach.numel() or not bool(reach.isfinite().all()):
             continue
         own = [self_link(a, "under"), *(link for link in a.links if link.sense in ("under", "inverse"))]
         own = broadcast_links(replace(a, links=tuple(own)), shape)
@@ -290,9 +292,9 @@ def power(reading: Reading, x: Bound, y: Bound) -> Bound:
     else:
         raise UnboundedError("a base that may be negative has no such power")
     error = 2.0**-18 if reading.op.outputs[0].type.dtype.is_float else 0.0
-    return Bound(
-        shape, low - low.abs() * error, high + high.abs() * error, x.nan or y.nan, x.whole and y.whole, links=links
-    )
+    low, high = low - low.abs() * error, high + high.abs() * error
+    whole = x.whole and y.whole and y.least >= 0
+    return Bound(shape, low, high, x.nan or y.nan, whole, links=links)
 
 
 def maximum(reading: Reading, x: Bound, y: Bound) -> Bound:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, ConvSettings, SingleInside
 from nanproof.ops.bound_movement import merged, moves
+from nanproof.ops.bound_normalisation import softmax_room
 from nanproof.ops.bounding import Reading, UnboundedError, aligned, parameter
 from nanproof.ops.record import flag, ints
 from nanproof.ops.windows import paddings
@@ -81,19 +82,24 @@ def _norm_of(reading: Reading, weight: Tensor, scale: Tensor) -> float:
     return reading.norms[key]
 
 
-def _accumulated(reading: Reading, low: Tensor, high: Tensor, total: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The bounds of a sum of ``count`` products as the unit adds them; ``total`` bounds the sum of absolute values."""
+def _lost(reading: Reading, *factors: Bound) -> float:
+    """The most that a product of an element of each factor loses by itself: where one of them is read as zero, all."""
     machine = reading.machine
-    error = outward(total * (count * machine.unit)) + count * machine.lost + total * 2.0**-36
-    return low - error, high + error
+    return machine.lost + machine.flushed * sum(factor.finite_reach for factor in factors)
+
+
+def _error(reading: Reading, total: Tensor, count: int, lost: float) -> Tensor:
+    """How far a sum of ``count`` products may be off; ``total`` bounds the sum of absolute values."""
+    return outward(total * (count * reading.machine.unit)) + count * lost + total * 2.0**-36
 
 
 def linear(reading: Reading, x: Bound, weight: Bound, bias: Bound | None = None) -> Bound:
     """``x @ weight.T + bias`` with constant weights; other weights are those of a product of two values."""
     _needs_finite(x, weight, bias)
+    if not weight.fixed and len(x.shape) < 2:
+        raise UnboundedError("a product with a vector")
     if not weight.fixed:
-        product = _product(reading, x, _transposed(weight))
-        return product if bias is None else _plus(product, bias)
+        return _product(reading, x, _transposed(weight), bias)
     w = weight.low.expand(weight.shape)
     offset = torch.zeros((), dtype=torch.float64) if bias is None else bias.low
     spread = torch.zeros((), dtype=torch.float64) if bias is None else bias.high - bias.low
@@ -115,14 +121,19 @@ def linear(reading: Reading, x: Bound, weight: Bound, bias: Bound | None = None)
         total = torch.minimum(total, outward(w.square().sum(-1).sqrt() * x.norm([last])))
     low, high = low + offset, high + offset + spread
     total = total + offset.abs() + spread
-    reading.accumulated(_partial(reading, x, w, offset, total))
-    low, high = _accumulated(reading, low, high, total, depth + 1)
+    lost = _lost(reading, x, weight)
+    reading.accumulated(_partial(reading, x, w, (offset, offset + spread), total, lost))
+    error = _error(reading, total, depth + 1, lost)
     shape = (*x.shape[:-1], w.shape[0])
-    balls = tuple(_image(reading, x, ball_of, w, offset, spread) for ball_of in x.balls)
-    return Bound(shape, low, high, whole=x.whole and weight.whole and (bias is None or bias.whole), balls=balls)
+    balls = tuple(_image(reading, x, ball_of, w, offset, spread + error) for ball_of in x.balls)
+    return Bound(
+        shape, low - error, high + error, whole=x.whole and weight.whole and (bias is None or bias.whole), balls=balls
+    )
 
 
-def _partial(reading: Reading, x: Bound, w: Tensor, offset: Tensor, total: Tensor) -> Tensor:
+def _partial(
+    reading: Reading, x: Bound, w: Tensor, offset: tuple[Tensor, Tensor], total: Tensor, lost: float
+) -> Tensor:
     """The largest partial sum in any order: of the positive or of the negative products, or all in absolute value."""
     if not math.isfinite(reading.machine.limit) or reading.machine.limit > 1e6:
         return total.amax().reshape(1)
@@ -130,16 +141,19 @@ def _partial(reading: Reading, x: Bound, w: Tensor, offset: Tensor, total: Tenso
     up, down = w.clamp(min=0), -w.clamp(max=0)
     high = x.high.clamp(min=0).expand(*x.high.shape[:-1], depth)
     low = -x.low.clamp(max=0).expand(*x.low.shape[:-1], depth)
-    positive = F.linear(high, up) + F.linear(low, down) + offset.clamp(min=0)
-    negative = F.linear(low, up) + F.linear(high, down) - offset.clamp(max=0)
+    positive = F.linear(high, up) + F.linear(low, down) + offset[1].clamp(min=0)
+    negative = F.linear(low, up) + F.linear(high, down) - offset[0].clamp(max=0)
     most = torch.minimum(outward(torch.maximum(positive, negative)), total)
-    return most * (1 + depth * reading.machine.unit) + depth * reading.machine.lost
+    return most * (1 + (depth + 1) * reading.machine.unit) + (depth + 1) * lost
 
 
 def _image(
     reading: Reading, x: Bound, make: Callable[[], Ball | None], w: Tensor, offset: Tensor, spread: Tensor
 ) -> Callable[[], Ball | None]:
-    """The ball of ``W x + b`` around ``W c + b``: its radius grows by the spectral norm of the scaled ``W``."""
+    """The ball of ``W x + b`` around ``W c + b``: its radius grows by the spectral norm of the scaled ``W``.
+
+    ``spread`` is how far the bias and what the unit adds up may be off.
+    """
 
     def made() -> Ball | None:
         ball = make()
@@ -159,11 +173,6 @@ def _image(
         )
 
     return once(made)
-
-
-def _plus(product: Bound, bias: Bound) -> Bound:
-    bias = aligned(bias, len(product.shape))
-    return product.with_box(product.low + bias.low, product.high + bias.high)
 
 
 def _transposed(x: Bound) -> Bound:
@@ -200,10 +209,10 @@ def matmul(
     return _product(reading, x, y)
 
 
-def _product(reading: Reading, x: Bound, y: Bound) -> Bound:
+def _product(reading: Reading, x: Bound, y: Bound, bias: Bound | None = None) -> Bound:
     if y.fixed and len(y.shape) == 2:
         transposed = y.low.expand(y.shape).mT
-        return linear(reading, x, Bound.constant(transposed))
+        return linear(reading, x, Bound.constant(transposed), bias)
     rank = max(len(x.shape), len(y.shape))
     x, y = aligned(x, rank), aligned(y, rank)
     shape = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
@@ -213,9 +222,14 @@ def _product(reading: Reading, x: Bound, y: Bound) -> Bound:
     low, high, total = torch.maximum(low, -norms), torch.minimum(high, norms), torch.minimum(total, norms)
     if x.mix is not None and x.mix.axis == rank - 1:
         low, high, total = _mixture(x, y, low, high, total)
-    reading.accumulated(total * (1 + depth * reading.machine.unit) + depth * reading.machine.lost)
-    low, high = _accumulated(reading, low, high, total, depth)
-    return Bound(shape, low, high, whole=x.whole and y.whole)
+    whole = x.whole and y.whole
+    if bias is not None:
+        bias = aligned(bias, rank)
+        low, high, total, whole = low + bias.low, high + bias.high, total + bias.magnitude, whole and bias.whole
+    lost = _lost(reading, x, y)
+    reading.accumulated(total * (1 + (depth + 1) * reading.machine.unit) + (depth + 1) * lost)
+    error = _error(reading, total, depth + 1, lost)
+    return Bound(shape, low - error, high + error, whole=whole)
 
 
 def _box_product(x: Bound, y: Bound, depth: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -288,10 +302,10 @@ def conv(
     negative = summed(up, low.clamp(max=0)) + summed(down, high.clamp(min=0)) + offset.clamp(max=0)
     count = math.prod(w.shape[1:]) + 1
     partial = outward(torch.maximum(positive, -negative))
-    reading.accumulated(partial * (1 + count * reading.machine.unit) + count * reading.machine.lost)
-    total = total + offset.abs()
-    low, high = _accumulated(reading, least + offset, most + offset, total, count)
-    return Bound(reading.shape(), low, high)
+    lost = _lost(reading, x, weight)
+    reading.accumulated(partial * (1 + count * reading.machine.unit) + count * lost)
+    error = _error(reading, total + offset.abs(), count, lost)
+    return Bound(reading.shape(), least + offset - error, most + offset + error)
 
 
 def attention(reading: Reading, query: Bound, key: Bound, value: Bound, attn_mask: Bound | None = None) -> Bound:
@@ -313,6 +327,8 @@ def attention(reading: Reading, query: Bound, key: Bound, value: Bound, attn_mas
             low = torch.where(mask.low > 0, low, -math.inf)
         else:
             low, high = low + mask.low, high + mask.high
+            if reading.machine.rounds:
+                low = low.masked_fill(low < -65504, -math.inf)
         sure = low.amax(-1).min() > -math.inf if low.shape[-1] > 1 else low.min() > -math.inf
         nan = not bool(sure)
         if bool((low == -math.inf).any()) and not reading.machine.infinities:
@@ -320,14 +336,14 @@ def attention(reading: Reading, query: Bound, key: Bound, value: Bound, attn_mas
     if nan or bool((high == math.inf).any()):
         reading.doubt("every score of a row may be -inf: its softmax is NaN")
     count = key.shape[-2]
-    sum_of = 1 + 2.0**-10 + count * 2.0**-24
+    sum_of = 1 + 2.0**-10 + softmax_room(reading, count) + count * 2.0**-24
     least, most = value.low.amin(-2, keepdim=True), value.high.amax(-2, keepdim=True)
-    low = torch.where(least < 0, least * sum_of, least * (2 - sum_of))
-    high = torch.where(most > 0, most * sum_of, most * (2 - sum_of))
+    low = torch.where(least < 0, least * sum_of, least * max(2 - sum_of, 0.0))
+    high = torch.where(most > 0, most * sum_of, most * max(2 - sum_of, 0.0))
     total = torch.maximum(least.abs(), most.abs()) * sum_of
     reading.accumulated(total * (1 + count * reading.machine.unit))
-    low, high = _accumulated(reading, low, high, total, count)
-    return Bound((*query.shape[:-1], value.shape[-1]), low, high)
+    error = _error(reading, total, count, _lost(reading, value, Bound.interval((), 0, sum_of)))
+    return Bound((*query.shape[:-1], value.shape[-1]), low - error, high + error)
 
 
 def einsum(reading: Reading, values: Sequence[Bound], equation: str) -> Bound:

@@ -43,8 +43,8 @@ class _Results:
 
     def between(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Lowest and highest result between two operands, elementwise, and whether one of them is NaN."""
-        first = torch.from_numpy(np.searchsorted(self.operands, low.numpy(), side="left"))
-        last = torch.from_numpy(np.searchsorted(self.operands, high.numpy(), side="right"))
+        first = torch.as_tensor(np.searchsorted(self.operands, low.numpy(), side="left"))
+        last = torch.as_tensor(np.searchsorted(self.operands, high.numpy(), side="right"))
         last = torch.maximum(last, first + 1).clamp(max=len(self.operands))
         first = torch.minimum(first, last - 1)
         level = torch.log2((last - first).double()).floor().long()
@@ -269,6 +269,8 @@ def inverted(epsilon: float, *, root: bool = False) -> Callable[[Bound, Mapping[
 
 
 def clipped(x: Bound, settings: Mapping[str, Any]) -> Sequence[Link]:
-    """A lower bound makes nothing less; an upper bound must not be reached."""
-    highest = settings.get("beta", math.inf)
-    return x.links if x.most <= highest and x.least >= 0 else []
+    """A lower bound makes nothing less, but may make it more; an upper bound must not be reached."""
+    lowest, highest = settings.get("alpha", -math.inf), settings.get("beta", math.inf)
+    if x.most > highest:
+        return []
+    return kept_links(x, "over") if x.least < lowest else x.links

@@ -101,7 +101,7 @@ def product_with_inverse(x: Bound, y: Bound) -> tuple[Tensor, Ball | None] | Non
             noise = (reach * link.lost + lost * y.magnitude) * _SLOPPY
             found = factor * link.factor * _SLOPPY
             ball: Ball | None = None
-            if link.kind == "norm" and all(axis in (None, i) for i, axis in enumerate(link.places)):
+            if link.kind == "norm" and x.token is link.base and all(p in (None, i) for i, p in enumerate(link.places)):
                 radius = _without(found, link.axes, len(x.shape))
                 zero = torch.zeros([1] * len(x.shape), dtype=torch.float64)
                 ball = Ball(link.axes, zero, zero + 1, radius, zero + noise)

@@ -50,6 +50,8 @@ def gather(
         if not isinstance(rows, Tensor):
             raise UnboundedError("its table is text")
         chosen = rows.movedim(dim, 0)[first : last + 1]
+        if rows.is_floating_point() and bool(chosen.isnan().any()):
+            raise UnboundedError("its table holds NaN")
         low, high = chosen.amin(0).double(), chosen.amax(0).double()
         inserted = len(indices.shape)
 

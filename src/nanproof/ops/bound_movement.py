@@ -52,6 +52,8 @@ def moves(run: Callable[..., Any], *, data: str = "x", injective: bool = True, f
     """
 
     def rule(reading: Reading, **inputs: Any) -> Any:
+        if data not in inputs or "update" in inputs:
+            raise UnboundedError("it does not move the elements of one operand alone")
         x: Bound = inputs.pop(data)
         given = _given(inputs)
         shape = reading.shape()
@@ -98,9 +100,11 @@ def _size(run: Callable[..., Any], x: Bound, data: str, given: dict[str, Any], o
     return tuple((result[output] if isinstance(result, (list, tuple)) else result).shape)
 
 
-def _traces(run: Callable[..., Any], x: Bound, data: str, given: dict[str, Any], output: int) -> list[list[int]]:
-    """For each axis of the operand, the axes of the result along which its index varies."""
-    traces: list[list[int]] = []
+def _traces(
+    run: Callable[..., Any], x: Bound, data: str, given: dict[str, Any], output: int
+) -> list[tuple[list[int], bool]]:
+    """For each axis of the operand, the axes of the result where its index varies, and whether it is the same there."""
+    traces: list[tuple[list[int], bool]] = []
     for axis, size in enumerate(x.shape):
         index = torch.arange(size).reshape([size if a == axis else 1 for a in range(len(x.shape))]).expand(x.shape)
         result = run(_SINGLE, **{data: index}, **given)
@@ -110,17 +114,22 @@ def _traces(run: Callable[..., Any], x: Bound, data: str, given: dict[str, Any],
             for a, (n, stride) in enumerate(zip(result.shape, result.stride(), strict=True))
             if n > 1 and stride != 0 and bool((result != result.narrow(a, 0, 1)).any())
         ]
-        traces.append(varies if size > 1 else [])
+        same = False
+        if len(varies) == 1 and result.shape[varies[0]] == size:
+            own = torch.arange(size).reshape([size if a == varies[0] else 1 for a in range(result.dim())])
+            same = bool((result == own).all())
+        traces.append((varies if size > 1 else [], same))
     return traces
 
 
-def _carried(bound: Bound, x: Bound, moved: Callable[[Tensor], Tensor], traces: list[list[int]]) -> Bound:
+def _carried(bound: Bound, x: Bound, moved: Callable[[Tensor], Tensor], traced: list[tuple[list[int], bool]]) -> Bound:
     """What of balls, links and the like still holds where the elements are now."""
+    traces = [went for went, _ in traced]
 
     def target(axis: int) -> int | None:
-        """The one axis to which an axis of the operand went as it was, if there is one."""
-        went = traces[axis]
-        if len(went) != 1 or bound.shape[went[0]] != x.shape[axis]:
+        """The one axis to which an axis of the operand went as it was, in the same order, if there is one."""
+        went, same = traced[axis]
+        if len(went) != 1 or bound.shape[went[0]] != x.shape[axis] or not same:
             return None
         return went[0] if not any(went[0] in other for a, other in enumerate(traces) if a != axis) else None
 
@@ -133,6 +142,8 @@ def _carried(bound: Bound, x: Bound, moved: Callable[[Tensor], Tensor], traces: 
             others = {to for a, went in enumerate(traces) if a not in ball.axes for to in went}
             if not axes or axes & others:
                 return None
+            if math.prod(bound.shape[a] for a in axes) > math.prod(x.shape[a] for a in ball.axes):
+                return None  # some elements come twice, and the norm grows
             full = Ball(ball.axes, *(t.expand(x.shape) for t in (ball.center, ball.scale, ball.radius, ball.slack)))
             result = full.mapped(moved, axes)
             radius = result.radius.amax(sorted(axes), keepdim=True)

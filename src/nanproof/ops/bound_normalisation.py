@@ -17,7 +17,7 @@ from nanproof.ops.bounding import Reading, UnboundedError, parameter
 from nanproof.ops.record import ints
 from nanproof.values.bound import Ball, Bound, Mix, once
 
-__all__ = ["batch_norm", "instance_norm", "l2_norm", "layer_norm", "softmax"]
+__all__ = ["batch_norm", "instance_norm", "l2_norm", "layer_norm", "softmax", "softmax_room"]
 
 _ROOM = 1 + 2.0**-6
 _SQUARE_MAX = 3.0e38
@@ -36,7 +36,7 @@ def _standardised(reading: Reading, x: Bound, dims: list[int], epsilon: float) -
     for d in dims:
         low, high = low.amin(d, keepdim=True), high.amax(d, keepdim=True)
     spread = high - low
-    if epsilon <= 0:
+    if epsilon <= 0 or (reading.machine.narrow and epsilon < 2.0**-24):
         reading.doubt("its epsilon is zero: a constant row gives 0 / 0")
     limit = 65504.0 if reading.machine.narrow else _SQUARE_MAX
     largest = float(spread.max()) if spread.numel() else 0.0
@@ -46,8 +46,10 @@ def _standardised(reading: Reading, x: Bound, dims: list[int], epsilon: float) -
             f"the squares of centred values up to {largest:.4g} are summed in a type that ends at {limit:.4g}"
         )
     if reading.machine.narrow:
-        # Steps that round to binary16 lose the two passes' own balance; what is left is the spread over the epsilon.
-        return spread / math.sqrt(max(epsilon, 2.0**-24)) * _ROOM, math.sqrt(count) * float("inf")
+        # Steps that round to binary16 lose the two passes' own balance; what is left is the spread over the epsilon,
+        # and how far the mean may be off.
+        away = torch.maximum(low.abs(), high.abs()) * (2.0**-9 + count * reading.machine.sums) + 2.0**-23
+        return (spread + away) / math.sqrt(max(epsilon, 2.0**-24)) * _ROOM, math.inf
     one = torch.full([1] * len(x.shape), math.sqrt(max(count - 1, 0)) * _ROOM, dtype=torch.float64)
     by_spread = spread / math.sqrt(epsilon) * _ROOM if epsilon > 0 else torch.full_like(spread, math.inf)
     both = torch.minimum(one, by_spread) + 2.0**-20
@@ -126,8 +128,8 @@ def batch_norm(
         return parameter(value, "a statistic").double().reshape(1, -1, *(1,) * (rank - 2))
 
     spread = per_channel(variance, 1.0) + _epsilon(epsilon, 1e-5)
-    if bool((spread <= 0).any()):
-        raise UnboundedError("a variance plus epsilon is not above zero")
+    if bool((spread <= (2.0**-14 if reading.machine.narrow else 0)).any()):
+        raise UnboundedError("a variance plus epsilon is not above zero, or not enough for binary16")
     scale = per_channel(gamma, 1.0) / spread.sqrt()
     middle, shift = per_channel(mean, 0.0), per_channel(beta, 0.0)
     ends = (x.low - middle) * scale, (x.high - middle) * scale
@@ -145,7 +147,7 @@ def l2_norm(reading: Reading, x: Bound, epsilon: Bound | None = None) -> Bound:
     if not x.finite:
         raise UnboundedError("its operand may be Inf or NaN")
     e = _epsilon(epsilon, 1e-6)
-    if e <= 0:
+    if e <= 0 or (reading.machine.narrow and e < 2.0**-24):
         reading.doubt("its epsilon is zero: a row of zeros gives 0 / 0")
     total = float(x.norm([-3, -2, -1]).max()) ** 2
     if reading.machine.narrow and total > 65504:
@@ -175,12 +177,21 @@ def softmax(reading: Reading, x: Bound, axis: Bound | None = None) -> Bound:
         reading.doubt("a score may be +inf: its softmax is NaN")
     if reading.machine.narrow and count > 65504:
         reading.doubt(f"a sum of {count} exponentials leaves the range of binary16")
-    result = Bound(x.shape, *_weights(low, high, dim, count), nan=not bool(sure))
-    room = 2.0**-9 + count * 2.0**-24 if reading.machine.narrow else 2.0**-20 + count * 2.0**-24
-    return replace(result, mix=Mix(dim, 1 - room, 1 + room))
+    room = softmax_room(reading, count)
+    result = Bound(x.shape, *_weights(low, high, dim, count, room), nan=not bool(sure))
+    return replace(result, mix=Mix(dim, max(0.0, 1 - room), 1 + room))
 
 
-def _weights(low: Tensor, high: Tensor, dim: int, count: int) -> tuple[Tensor, Tensor]:
+def softmax_room(reading: Reading, count: int) -> float:
+    """The relative error of a sum of exponentials, of which the largest is 1, and of each over it.
+
+    In binary16 ``x - max(x)`` is off by 2**-11 of up to 17.4, beyond which the exponential vanishes, and the sum may
+    stall.
+    """
+    return 2.0**-6 + 1.01 * count * 2.0**-11 if reading.machine.narrow else 2.0**-20 + count * 2.0**-24
+
+
+def _weights(low: Tensor, high: Tensor, dim: int, count: int, room: float) -> tuple[Tensor, Tensor]:
     """``1 / (1 + sum of exp(x_j - x_i))``: the most where i is high and all others are low, and the other way round."""
     if low.shape[dim] == 1:
         others = count - 1
@@ -194,5 +205,5 @@ def _weights(low: Tensor, high: Tensor, dim: int, count: int) -> tuple[Tensor, T
         rest = [(s - p - s * 2.0**-40).clamp(min=0.0) for s, p in zip(sums, powers, strict=True)]
         most = (powers[1] / (powers[1] + rest[0])).nan_to_num(nan=1.0)
         least = (powers[0] / (powers[0] + (sums[1] - powers[1]) + sums[1] * 2.0**-40)).nan_to_num(nan=0.0)
-    room = 2.0**-9
+    room += 2.0**-9
     return (least * (1 - room) - 2.0**-23).clamp(min=0.0), (most * (1 + room) + 2.0**-23).clamp(max=1 + 2.0**-9)

@@ -52,7 +52,11 @@ def _squeezed(x: Bound, dims: list[int]) -> Bound:
     kept = [a for a in range(len(x.shape)) if a not in dims]
 
     def cut(t: Tensor) -> Tensor:
-        return t.reshape([t.shape[a] for a in kept]) if t.dim() == len(x.shape) else t
+        if t.dim() != len(x.shape):
+            return t
+        for a in reversed(range(t.dim())):
+            t = t if a in kept else t.select(a, 0) if t.shape[a] else t.sum(a)
+        return t
 
     links = tuple(
         replace(link, places=tuple(link.places[a] for a in kept), factor=cut(link.factor))
@@ -86,8 +90,8 @@ def _sum(reading: Reading, x: Bound, dims: list[int], divisor: float) -> Bound:
     loss = count * reading.machine.sums if floats else 0.0
     exact = x.whole and float(size.max() if size.numel() else 0.0) <= (2048 if reading.machine.half else 2**24)
     error = 0 * size if exact or not floats else size * (loss + 2.0**-36)
-    if floats and reading.machine.sums > 2.0**-20 and size.numel() and float(size.max()) > 65504:
-        reading.doubt(f"a partial sum in binary16 may be {float(size.max()):.4g}")
+    if floats and reading.machine.sums > 2.0**-20 and size.numel() and float((size + error).max()) > 65504:
+        reading.doubt(f"a partial sum in binary16 may be {float((size + error).max()):.4g}")
     links = [] if loss >= 0.5 else _sum_links(x, dims, 1 - loss, count, divisor)
     whole = x.whole and divisor == 1
     return Bound(x.shape, (low - error) / divisor, (high + error) / divisor, whole=whole, links=tuple(links))
@@ -101,7 +105,7 @@ def _sum_links(x: Bound, dims: list[int], kept: float, count: int, divisor: floa
     def over(link: Link, kind: str, base_axes: frozenset[int]) -> Link:
         places = tuple(None if a in axes else p for a, p in enumerate(link.places))
         factor = link.factor.amin() * kept / divisor
-        lost = link.lost * count / divisor
+        lost = link.lost * count / divisor * (1 if link.lost > 0 else kept)
         return replace(link, sense="over", kind=kind, axes=base_axes, places=places, factor=factor, lost=lost)  # type: ignore[arg-type]
 
     if x.least >= 0:
@@ -112,14 +116,14 @@ def _sum_links(x: Bound, dims: list[int], kept: float, count: int, divisor: floa
         summed_axes = frozenset(p for a in axes if (p := link.places[a]) is not None)
         if link.kind != "self" or len(summed_axes) != len([a for a in axes if x.shape[a] > 1]):
             continue
-        if link.sense == "over" and link.power == 2:
+        if link.sense == "over" and link.power == 2 and x.least >= 0:
             links.append(over(link, "norm", summed_axes))
         elif link.sense == "over" and x.least >= 0:
             links += [over(link, kind, summed_axes) for kind in ("sum", "max")]
         elif link.sense == "under":
             places = tuple(None if a in axes else p for a, p in enumerate(link.places))
             factor = link.factor if link.factor.dim() == 0 else link.factor.amax(dims, keepdim=True)
-            lost = link.lost * count / divisor
+            lost = link.lost * count / divisor * (1 + (1 - kept))
             factor = outward(factor / divisor * (1 + (1 - kept)))
             links.append(replace(link, kind="sum", axes=summed_axes, places=places, factor=factor, lost=lost))
     return links
@@ -150,16 +154,32 @@ def _sum_square(reading: Reading, x: Bound, dims: list[int]) -> Bound:
         reading.doubt(f"squares up to {squares.most:.4g} before they are summed")
     result = _sum(reading, squares, dims, 1.0)
     norm = outward(x.norm(dims).square()) * (1 + _count(x, dims) * reading.machine.sums)
-    return replace(result, high=torch.minimum(result.high, norm))
+    high = torch.minimum(result.high, norm)
+    if not reading.op.outputs[0].type.dtype.is_float:
+        return replace(result, high=high)
+    # Each square is rounded by itself, and vanishes if it is small.
+    relative, spare = (2.0**-10, 2.0**-24) if reading.machine.rounds else (2.0**-22, 2.0**-149)
+    spare *= _count(x, dims)
+    links = (
+        replace(link, factor=link.factor * (1 - relative), lost=max(link.lost, 0.0) + spare) for link in result.links
+    )
+    return replace(
+        result, low=result.low * (1 - relative) - spare, high=high * (1 + relative) + spare, links=tuple(links)
+    )
 
 
 def _l2_norm(reading: Reading, x: Bound, dims: list[int]) -> Bound:
-    result = _sum_square(reading, x, dims)
-    spare = 2.0**-24 * _count(x, dims) if reading.machine.narrow else 0.0  # squares that vanish in binary16
-    links = [replace(link, lost=link.lost + spare) for link in result.links]
-    rooted = tuple(made for link in links if (made := root_link(link)) is not None)
+    result = _passed(reading, _sum_square(reading, x, dims))
+    rooted = tuple(made for link in result.links if (made := root_link(link)) is not None)
     low, high = result.low.clamp(min=0).sqrt(), result.high.clamp(min=0).sqrt()
-    return Bound(x.shape, low * (1 - 2.0**-9) - spare, high * (1 + 2.0**-9), links=rooted)
+    return Bound(x.shape, low * (1 - 2.0**-9), high * (1 + 2.0**-9), links=rooted)
+
+
+def _passed(reading: Reading, total: Bound) -> Bound:
+    """A sum that is passed on inside the op: some units store it in binary16, where it overflows."""
+    if reading.machine.rounds and total.most > 65504:
+        reading.doubt(f"the sum inside it may be {total.most:.4g}, and binary16 ends at 65504")
+    return total
 
 
 def _l1_norm(reading: Reading, x: Bound, dims: list[int]) -> Bound:
@@ -170,7 +190,7 @@ def _l1_norm(reading: Reading, x: Bound, dims: list[int]) -> Bound:
 
 
 def _log_sum(reading: Reading, x: Bound, dims: list[int]) -> Bound:
-    result = _sum(reading, x, dims, 1.0)
+    result = _passed(reading, _sum(reading, x, dims, 1.0))
     if result.least <= 0:
         raise UnboundedError("the sum may not be above zero")
     return Bound(x.shape, result.low.log() - 2.0**-6, result.high.log() + 2.0**-6)
@@ -182,7 +202,9 @@ def _log_sum_exp(reading: Reading, x: Bound, dims: list[int]) -> Bound:
     low, high = x.low.amax(dims, keepdim=True), x.high.amax(dims, keepdim=True) + math.log(max(count, 1))
     if not reading.machine.arithmetic.max_shift and float(high.max()) > math.log(65504) - 2.0**-5:
         reading.doubt(f"the sum of exponentials may be exp({float(high.max()):.4g}): there is no shift by the maximum")
-    room = 2.0**-6
+    elif not reading.machine.arithmetic.max_shift and float(low.min()) < -9.0:
+        reading.doubt(f"exponentials of {float(low.min()):.4g} may vanish, and the logarithm of zero is infinite")
+    room = 2.0**-6 + math.log1p(count * reading.machine.sums)
     return Bound(x.shape, low - low.abs() * 2.0**-9 - room, high + high.abs() * 2.0**-9 + room)
 
 
@@ -214,7 +236,7 @@ def _product(reading: Reading, x: Bound, dims: list[int]) -> Bound:
         size = size.prod(d, keepdim=True) if size.shape[d] > 1 else size ** x.shape[d]
     grown = float(torch.clamp(x.magnitude, min=1.0).max()) if x.magnitude.numel() else 1.0
     most = outward(size) * (1 + count * 2.0**-10)
-    if grown**count > (65504.0 if reading.machine.half else 3e38):
+    if count * math.log(grown) > math.log(65504.0 if reading.machine.half else 3e38) - 0.01:
         reading.doubt(f"a product of some of {count} factors up to {grown:.4g}")
     return Bound(x.shape, torch.zeros_like(most) if x.least >= 0 else -most, most, whole=x.whole)
 

@@ -45,6 +45,7 @@ class Machine:
             order of ``n`` additions is off by at most ``n * unit * sum|x_i|`` (Jeannerod and Rump, 2013: without a
             condition on n).
         lost: The most that a single product can lose besides (A6, underflow).
+        flushed: Operands below it are read as zero by the multiplier (A11); 0 where none are.
         limit: Where a partial sum of products becomes infinite, in any order.
         sums: As ``unit``, for plain sums.
         narrow: Whether the steps inside an op are rounded to binary16, and overflow there.
@@ -57,6 +58,7 @@ class Machine:
     half: bool
     unit: float
     lost: float
+    flushed: float
     limit: float
     sums: float
     narrow: bool
@@ -83,12 +85,14 @@ def machine_of(numerics: Numerics, op: Op, *, of_integers: bool = False) -> Mach
     # `cpu` and `strict` have an exact reading that accumulates in binary16; the bound covers both readings.
     chained = half and not engine and numerics.name in ("cpu", "strict")
     narrow = half and (numerics.name == "strict" or (isinstance(arithmetic, NeuralEngine) and arithmetic.narrow))
+    flushes = engine and numerics.name == "ane_m1"  # whose partial sums are rounded to binary16 from 4096 on (A10)
     return Machine(
         numerics=numerics,
         arithmetic=arithmetic,
         half=half,
-        unit=2.0**-11 if chained else 2.0**-24,
+        unit=2.0**-11 if chained or flushes else 2.0**-24,
         lost=2.0**-14 if engine else 2.0**-24 if chained else 0.0,
+        flushed=2.0**-14 if flushes else 0.0,
         limit=2.0**15 if engine else FP16_MAX if chained else _SINGLE_MAX,
         sums=2.0**-11 if chained or narrow else 2.0**-24,
         narrow=narrow,
@@ -198,7 +202,9 @@ def _noisy(make: Callable[[], Ball | None], noise: Tensor) -> Callable[[], Ball 
 
 def _rounded_link(link: Link, relative: float, absolute: float) -> Link:
     if link.sense == "over":
-        return replace(link, factor=link.factor * (1 - relative), lost=link.lost + absolute)
+        # A loss counts in full and more, a gain beyond the gauge is rounded with it.
+        lost = link.lost * (1 + relative if link.lost > 0 else 1 - relative) + absolute
+        return replace(link, factor=link.factor * (1 - relative), lost=lost)
     return replace(link, factor=link.factor * (1 + relative), lost=link.lost * (1 + relative) + absolute)
 
 
@@ -209,7 +215,8 @@ def _to_grid(x: Tensor, half: bool, *, up: bool) -> Tensor:
     if bool(passed.any()):
         _, exponent = torch.frexp(narrow)
         least, digits = (-13, 11) if half else (-125, 24)
-        ulp = torch.exp2((exponent.clamp(min=least) - digits).to(torch.float64))
+        exponent = torch.where(narrow == 0, least, exponent.clamp(min=least))
+        ulp = torch.exp2((exponent - digits).to(torch.float64))
         narrow = torch.where(passed, narrow + ulp if up else narrow - ulp, narrow)
     inside = narrow.isfinite() & (x.abs() <= (FP16_MAX if half else _SINGLE_MAX))
     return torch.where(inside, narrow, x)
