@@ -150,6 +150,8 @@ def _squares(x: Bound) -> Bound:
 def _sum_square(reading: Reading, x: Bound, dims: list[int]) -> Bound:
     _finite(x)
     squares = _squares(x)
+    if not reading.op.outputs[0].type.dtype.is_float and squares.most >= 2.0**31:
+        raise UnboundedError("the squares of integers may wrap around")
     if reading.machine.narrow and squares.most > 65504:
         reading.doubt(f"squares up to {squares.most:.4g} before they are summed")
     result = _sum(reading, squares, dims, 1.0)
@@ -233,7 +235,7 @@ def _product(reading: Reading, x: Bound, dims: list[int]) -> Bound:
     count = _count(x, dims)
     size = x.magnitude
     for d in dims:
-        size = size.prod(d, keepdim=True) if size.shape[d] > 1 else size ** x.shape[d]
+        size = size.prod(d, keepdim=True) if size.shape[d] != 1 else size ** x.shape[d]
     grown = float(torch.clamp(x.magnitude, min=1.0).max()) if x.magnitude.numel() else 1.0
     most = outward(size) * (1 + count * 2.0**-10)
     if count * math.log(grown) > math.log(65504.0 if reading.machine.half else 3e38) - 0.01:
