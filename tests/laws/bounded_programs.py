@@ -331,6 +331,30 @@ def moved(s: Scene) -> Any:
     return {"x": s.box((2, 3, n), 2.0)}, build
 
 
+def sums(s: Scene) -> Any:
+    """Sums of products near the limits of accumulators, and of products that are too small for them."""
+    n, reach = int(s.rng.choice([2, 5, 9])), float(s.rng.choice([2.0**-9, 1e3, 5e3, 7e3, 1.2e4]))
+    weight = s.number(s.rng.choice([-1.0, 1.0, 0.5, 2.0**-8, 3.1e-5], (4, n)))
+
+    def build(x: Any, y: Any) -> Any:
+        return mb.linear(x=x, weight=weight), mb.matmul(x=x, y=mb.mul(x=y, y=s.number(2.0**-7)), transpose_y=True)
+
+    return {"x": s.box((3, n), reach), "y": s.box((2, n), 1.0)}, build
+
+
+def wide_linear(s: Scene) -> Any:
+    """Many products that hardly differ, of which an accumulator of binary16 loses much; then another layer."""
+    n = int(s.rng.choice([64, 300]))
+    matrix = s.number(1.0 + 0.01 * s.rng.standard_normal((6, n)))
+
+    def build(x: Any) -> Any:
+        z = mb.layer_norm(x=x, axes=[-1], gamma=s.number(np.full(n, 0.01)), beta=s.const(n), epsilon=s.number(1e-3))
+        y = mb.linear(x=z, weight=matrix)
+        return mb.linear(x=y, weight=s.number(np.eye(6) * 0.5))
+
+    return {"x": s.box((2, n), 0.5)}, build
+
+
 def branches(s: Scene) -> Any:
     def build(x: Any, n: Any) -> Any:
         y = mb.cond(
@@ -365,6 +389,7 @@ PATTERNS: dict[str, Pattern] = {
     pattern.__name__: pattern
     for pattern in (
         rms_norm, layer_norm, normalised, group_norm, masked_softmax, safe_softmax, attention, mean_pooling,
-        log_softmax, positions, convolutions, moved, branches, loops,
+        log_softmax, positions, convolutions, moved, sums, wide_linear,
+        branches, loops,
     )
 }  # fmt: skip

@@ -196,6 +196,8 @@ class Interpreter:
                 f"{machine.limit:.0f}"
             )
         infinite = any(not b.limited for b in operands)
+        if not machine.infinities and any(b.nan for b in operands):
+            problems.append("an operand may be NaN, which the Neural Engine reads as a number")
         for value, bound in zip(op.outputs, results, strict=True):
             dtype = value.type.dtype
             if not dtype.is_float:

@@ -251,6 +251,8 @@ def floor_div(reading: Reading, x: Bound, y: Bound) -> Bound:
     crosses = bool(((y.low <= 0) & (y.high >= 0)).any())
     if crosses and reading.op.outputs[0].type.dtype.is_float:
         raise UnboundedError("its divisor may be zero")
+    if not _finite(x, y):
+        raise UnboundedError("an operand may be infinite")
     if crosses:
         reach = x.magnitude + 1
         return Bound(shape, -reach, reach, whole=True)
@@ -280,7 +282,7 @@ def power(reading: Reading, x: Bound, y: Bound) -> Bound:
     x, y, shape = _pair(x, y)
     single = None if y.value is None or y.value.numel() != 1 else float(y.value.reshape(()))
     links: tuple[Link, ...] = ()
-    if single is not None and single == int(single) and 0 <= single <= 16:
+    if single is not None and 0 <= single <= 16 and single == int(single):
         ends = x.low**single, x.high**single
         low, high = torch.minimum(*ends), torch.maximum(*ends)
         if int(single) % 2 == 0:

@@ -32,6 +32,10 @@ _SINGLE_ERROR = 2.0**-18
 """Relative error of a float32 function of a library, with much to spare."""
 
 
+_SUBNORMAL = 2.0**-126
+"""Results below it are flushed to zero by some libraries."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Results:
     """All results of a function of one binary16 number, in the order of the operands; ``low[k]`` covers ``2**k``."""
@@ -195,7 +199,8 @@ def _by_ends(run: Callable[..., Tensor], x: Bound, settings: Settings, curve: Cu
     for other in results[1:]:
         low, high = torch.minimum(low, other), torch.maximum(high, other)
     loose = curve.loose
-    wider = low - low.abs() * error - loose, high + high.abs() * error + loose
+    tiny = _SUBNORMAL if error else 0.0
+    wider = low - low.abs() * error - loose - tiny, high + high.abs() * error + loose + tiny
     # An error is relative: it does not change the sign, unless it is an absolute one.
     low, high = wider if loose else (torch.where(a * b < 0, 0 * a, b) for a, b in zip((low, high), wider, strict=True))
     return Bound(x.shape, low.nan_to_num(nan=-math.inf), high.nan_to_num(nan=math.inf), x.nan)

@@ -137,7 +137,7 @@ def _mean(reading: Reading, x: Bound, dims: list[int]) -> Bound:
     result = _sum(reading, x, dims, float(max(_count(x, dims), 1)))
     if reading.op.outputs[0].type.dtype.is_float:
         return result
-    return replace(result, low=result.low.trunc(), high=result.high.trunc(), whole=True)
+    return replace(result, low=result.low.trunc(), high=result.high.trunc(), whole=True, links=())
 
 
 def _squares(x: Bound) -> Bound:
