@@ -43,7 +43,7 @@ def gather(
     dim = (0 if axis is None else int(parameter(axis, "axis"))) % rank
     shared = 0 if batch_dims is None else int(parameter(batch_dims, "batch_dims"))
     size = x.shape[dim]
-    first, last = _rows(reading, indices, size)
+    first, last = _rows(reading, indices, size, validate_indices)
     table = reading.op.inputs["x"][0]
     if table.const is not None and shared == 0:
         rows = to_carrier(table.const, table.type.dtype)
@@ -75,11 +75,16 @@ def _single(t: Tensor, rank: int) -> Tensor:
     return t.reshape([1] * rank)
 
 
-def _rows(reading: Reading, indices: Bound, size: int) -> tuple[int, int]:
+def _least(size: int, validated: Bound | None) -> int:
+    """The lowest index: negative ones count from the end, unless they are validated."""
+    return 0 if validated is not None and bool(parameter(validated, "validate_indices")) else -size
+
+
+def _rows(reading: Reading, indices: Bound, size: int, validated: Bound | None) -> tuple[int, int]:
     """The first and the last row that may be read. An index outside is a doubt: what a device reads is undefined."""
-    low, high = indices.least, indices.most
-    if high >= size or low < -size:
-        reading.doubt(f"an index may be {low if low < -size else high:.0f}, and there are {size} elements")
+    low, high, lowest = indices.least, indices.most, _least(size, validated)
+    if high >= size or low < lowest:
+        reading.doubt(f"an index may be {low if low < lowest else high:.0f}, and there are {size} elements")
     if low < 0:
         return 0, size - 1
     return min(int(low), size - 1), min(int(high), size - 1)
@@ -107,7 +112,7 @@ def gather_nd(
     low, high = (t.expand(*t.shape[:-1], indices.shape[-1]) for t in (indices.low, indices.high))
     for place in range(indices.shape[-1]):
         size = x.shape[shared + place]
-        if float(high[..., place].max()) >= size or float(low[..., place].min()) < -size:
+        if float(high[..., place].max()) >= size or float(low[..., place].min()) < _least(size, validate_indices):
             reading.doubt(f"an index may lie outside of the {size} elements of axis {shared + place}")
     return Bound(shape, _single(x.low.amin(), len(shape)), _single(x.high.amax(), len(shape)), x.nan, x.whole)
 
@@ -118,7 +123,7 @@ def gather_along(
     """Elements along one axis: the hull along it."""
     shape = reading.shape()
     dim = (0 if axis is None else int(parameter(axis, "axis"))) % len(x.shape)
-    first, last = _rows(reading, indices, x.shape[dim])
+    first, last = _rows(reading, indices, x.shape[dim], validate_indices)
     low, high = (t.narrow(dim, first, last - first + 1) if t.shape[dim] > 1 else t for t in (x.low, x.high))
     low, high = low.amin(dim, keepdim=True), high.amax(dim, keepdim=True)
     if any(t.shape[a] not in (1, n) for t in (low, high) for a, n in enumerate(shape)):
