@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough fuzz check format bench conformance docs clean
+.PHONY: help demo test thorough mutations soundness fuzz check format bench conformance docs clean
 
 # $(call step,name,command): say what runs; where it fails, say so by name and show the end of the log if there is one.
 step = @printf '==> %s\n' '$(1)'; $(2) || { printf 'make: failed at: %s\n' '$(1)' >&2; exit 1; }
@@ -27,6 +27,12 @@ test: $(STAMP)  ## run the whole test suite
 
 thorough: $(STAMP)  ## test every op on many more generated calls, other ones each time (a quarter of an hour)
 	$(call step,pytest,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --hypothesis-profile=thorough tests/laws)
+
+mutations: $(STAMP)  ## seed every fault into the rules of bounds, and see that the laws catch it
+	$(call step,pytest,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --hypothesis-profile=thorough tests/laws/test_faults.py)
+
+soundness: $(STAMP)  ## run proved programs on points of all kinds for 10 minutes (ARGS="--minutes 1 --seed 7")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soundness $(ARGS)
 
 fuzz: $(STAMP)  ## load and run damaged packages for 10 minutes (ARGS="--minutes 1 --seed 7")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -101,8 +101,11 @@ def exposed(program: Program) -> Program:
     return Program({"main": Function("main", function.inputs, block, function.opset)})
 
 
-def check(boxed: Boxed, points: Sequence[Mapping[str, np.ndarray]], unit: str, tally: Tally) -> Iterator[str]:
+def check(
+    boxed: Boxed, points: Iterable[Mapping[str, np.ndarray]], unit: str, tally: Tally, *, exact: bool = True
+) -> Iterator[str]:
     """Read the program once, run it on each point in every reading of the unit, and tell what is not as proved."""
+    points = list(points)
     function = boxed.program.main
     given = boxed.bounds()
     interpreter = Interpreter(function, get(unit), {}, Shared())
@@ -113,7 +116,7 @@ def check(boxed: Boxed, points: Sequence[Mapping[str, np.ndarray]], unit: str, t
         tally.reasons.update(p for ps in problems.values() for p in ps)
         return
     tally.proved += 1
-    for numerics in readings(unit):
+    for numerics in readings(unit)[: None if exact else 1]:
         runner = Runner(boxed.program, numerics)
         for point in points:
             carried = {n: to_carrier(a, function.inputs[n].type.dtype) for n, a in point.items()}
