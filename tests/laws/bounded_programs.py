@@ -81,7 +81,7 @@ def _sizes(s: Scene) -> tuple[int, int, int]:
 
 def rms_norm(s: Scene) -> Any:
     shape = (*_sizes(s)[:2], int(s.rng.choice([1, 4, 16])))
-    gamma, eps = s.const(shape[-1]), s.number(s.rng.choice([1e-5, 1e-3]))
+    gamma, eps = s.const(shape[-1], scale=3.0), s.number(s.rng.choice([1e-5, 1e-3]))
     wide, form = s.half and s.rng.random() < 0.5, s.rng.integers(3)
 
     def build(x: Any) -> Any:

@@ -147,7 +147,13 @@ FAULTS: tuple[Fault, ...] = (
         "one * math.sqrt(norm) * 0.7",
         ("attention",),
     ),
-    Fault("infinite row", _N, "nan=not bool(sure)", "nan=False", ("softmax", "masked_softmax")),
+    Fault(
+        "infinite row",
+        _N,
+        "sure = low.amax(dim).min() > -math.inf if low.numel() else True",
+        "sure = True",
+        ("softmax", "masked_softmax"),
+    ),
     Fault("sign of a gap", _N, "gap = (low - high)", "gap = (high - low)", ("softmax", "masked_softmax")),
     Fault(
         "length of a normal row",
@@ -238,7 +244,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "product of magnitudes", _R, "size = x.magnitude\n    for d", "size = x.low.abs()\n    for d", ("reduce_prod",)
     ),
-    Fault("inverted quotient", _L, "ratio = factor / link.factor *", "ratio = link.factor / factor *", ("normalised",)),
+    Fault(
+        "inverted quotient",
+        _L,
+        "ratio = factor / link.factor *",
+        "ratio = link.factor / factor *",
+        ("normalised", "rms_norm"),
+    ),
     Fault("inverted inverse", _L, "ratio = 1 / link.factor if", "ratio = link.factor if", ("rms_norm",)),
     Fault("reversed places", _M, " or not same:", ":", ("moved",)),
     Fault("repeated rows", _M, "> math.prod(x.shape[a] for a in ball.axes):", "< 0:", ("moved",)),

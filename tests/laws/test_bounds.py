@@ -54,11 +54,8 @@ def test_generated_calls_stay_in_their_bounds(name: str) -> None:
 
 def _some_samples() -> list[Call]:
     """The first samples of each op in each float type; all of them in a thorough run."""
-    found: list[Call] = []
-    for call in (*calls(), *calls(half=True)):
-        if call.record.name in BOUNDED and (THOROUGH or call.index < SAMPLES):
-            found.append(call)
-    return found
+    every = (*calls(), *calls(half=True))
+    return [call for call in every if call.record.name in BOUNDED and (THOROUGH or call.index < SAMPLES)]
 
 
 @pytest.mark.parametrize("call", _some_samples(), ids=str)
