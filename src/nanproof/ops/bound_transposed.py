@@ -128,14 +128,17 @@ def _sums(
     positive = through(up, above) + through(down, below) + offset.clamp(min=0)
     negative = through(up, below) + through(down, above) + offset.clamp(max=0)
     partial = outward(torch.maximum(positive, -negative))
-    reading.accumulated(partial * (1 + count * machine.unit) + count * machine.lost)
-    total = outward(through(up - down, torch.maximum(low.abs(), high.abs()))) + offset.abs()
-    error = _error(machine, total, count)
+    size = torch.maximum(low.abs(), high.abs())
+    factors = sum(float(t.max()) for t in (size, up - down) if t.numel())
+    lost = machine.lost + machine.flushed * factors  # all of a product, where a factor is read as zero
+    reading.accumulated(partial * (1 + count * machine.unit) + count * lost)
+    total = outward(through(up - down, size)) + offset.abs()
+    error = _error(machine, total, count, lost)
     return least + offset - error, most + offset + error
 
 
-def _error(machine: Machine, total: Tensor, count: int) -> Tensor:
-    return outward(total * (count * machine.unit)) + count * machine.lost + total * 2.0**-36
+def _error(machine: Machine, total: Tensor, count: int, lost: float) -> Tensor:
+    return outward(total * (count * machine.unit)) + count * lost + total * 2.0**-36
 
 
 def conv_quantized(
