@@ -317,7 +317,7 @@ def moved(s: Scene) -> Any:
             lambda v: mb.gather(x=v, indices=np.array([0, 0, 3], np.int32), axis=2),
         ]
         found = []
-        for index in s.rng.choice(len(moves), 1):
+        for index in s.rng.choice(len(moves), 1, p=[0.2, 0.2, *[0.6 / (len(moves) - 2)] * (len(moves) - 2)]):
             y, other = moves[index](z), moves[index](squares)
             total = mb.reduce_sum(x=other, axes=[-1], keep_dims=True)
             found.append(mb.mul(x=y, y=mb.rsqrt(x=total, epsilon=s.number(1e-3))))
@@ -344,11 +344,13 @@ def sums(s: Scene) -> Any:
 
 def wide_linear(s: Scene) -> Any:
     """Many products that hardly differ, of which an accumulator of binary16 loses much; then another layer."""
-    n = int(s.rng.choice([64, 300]))
+    n = int(s.rng.choice([64, 2600]))
     matrix = s.number(1.0 + 0.01 * s.rng.standard_normal((6, n)))
 
     def build(x: Any) -> Any:
-        z = mb.layer_norm(x=x, axes=[-1], gamma=s.number(np.full(n, 0.01)), beta=s.const(n), epsilon=s.number(1e-3))
+        z = mb.layer_norm(
+            x=x, axes=[-1], gamma=s.number(np.full(n, 0.01)), beta=s.number(np.ones(n)), epsilon=s.number(1e-3)
+        )
         y = mb.linear(x=z, weight=matrix)
         return mb.linear(x=y, weight=s.number(np.eye(6) * 0.5))
 
