@@ -253,7 +253,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("inverted inverse", _L, "ratio = 1 / link.factor if", "ratio = link.factor if", ("rms_norm",)),
     Fault("reversed places", _M, " or not same:", ":", ("moved",)),
-    Fault("repeated rows", _M, "> math.prod(x.shape[a] for a in ball.axes):", "< 0:", ("moved",)),
+    Fault(
+        "repeated rows",
+        "ops.bound_joining",
+        "if ball is None or any(times[a] != 1 for a in ball.axes):",
+        "if ball is None:",
+        ("moved",),
+    ),
     Fault(
         "rounded instead of cut",
         _M,
