@@ -130,3 +130,17 @@ class Fixed(nn.Module):
 def test_a_module_of_one_shape_alone():
     with pytest.raises(CaptureError, match=r"torch\.export cannot capture Fixed"):
         nanproof.convert(Fixed(), (X,), dynamic_shapes={"x": {1: Dim("n", min=2, max=9)}})
+
+
+def test_a_range_without_an_end_is_tried_at_four_times_the_example():
+    result = nanproof.convert(Flat(), (X,), dynamic_shapes={"x": {1: Dim.DYNAMIC}}, stress=False)
+    assert result.verdict == "tested"
+    assert result.comparison.batches == 3
+    x = torch.randn(2, 33, 8)
+    (ours,) = nanproof.predict(result.program, {"x": x}, numerics="gpu").values()
+    np.testing.assert_allclose(ours, Flat()(x).detach().numpy(), atol=5e-3)
+
+
+def test_dynamic_shapes_for_an_input_that_is_none():
+    with pytest.raises(InputError, match=r"dynamic_shapes names y, and the inputs are x\."):
+        nanproof.convert(Flat(), (X,), dynamic_shapes={"y": {1: Dim("n", min=2, max=9)}})

@@ -20,6 +20,8 @@ __all__ = ["as_images", "dynamic_axes", "generated", "resized", "shape_sets", "w
 
 _MOST_ELEMENTS = 1 << 21
 """Elements of all inputs of the largest call that is tried: beyond, a range says more than anybody wants computed."""
+_OPEN_ENDED = 4
+"""How many times its default an axis without an upper bound is tried at: nobody said how large it can be."""
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -108,7 +110,8 @@ def _largest(of: Shapes, place: int, halvings: int) -> tuple[int, ...]:
         return of.enumerated[place]
     if not of.ranges:
         return of.default or ()
-    highest = [2**31 - 1 if high is None else high for _, high in of.ranges]
+    spans = zip(of.default or (), of.ranges, strict=True)
+    highest = [max(low, _OPEN_ENDED * default) if high is None else high for default, (low, high) in spans]
     return tuple(max(default, high >> halvings) for default, high in zip(of.default or (), highest, strict=True))
 
 

@@ -21,7 +21,7 @@ from nanproof.capture.control_flow import attach_blocks, nodes_of
 from nanproof.capture.decompositions import table
 from nanproof.capture.signature import keep_tensors
 from nanproof.capture.states import buffers_kept, changed_by_script, states_of
-from nanproof.errors import CaptureError
+from nanproof.errors import CaptureError, InputError
 from nanproof.program import Source
 
 __all__ = ["Captured", "capture"]
@@ -125,6 +125,8 @@ def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[Expor
         with _fewer_warnings(), evaluating(module):
             exported = torch.export.export(wrapped.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
             return exported, tuple(wrapped.output_names)
+    except InputError:
+        raise
     except Exception as error:  # torch.export has no common base for its errors
         _require_working(module, batch)
         raise CaptureError(
@@ -140,6 +142,9 @@ def _by_argument(dynamic_shapes: Any, batch: Batch) -> Any:
         return tuple(dynamic_shapes) if isinstance(dynamic_shapes, list) else dynamic_shapes
     if isinstance(dynamic_shapes, (tuple, list)):
         return dict(zip((*(f"arg{i}" for i in range(len(batch.args))), *batch.kwargs), dynamic_shapes, strict=True))
+    unknown = sorted(set(dynamic_shapes) - set(batch.kwargs))
+    if unknown:
+        raise InputError(f"dynamic_shapes names {', '.join(unknown)}, and the inputs are {', '.join(batch.kwargs)}.")
     return {name: dynamic_shapes.get(name) for name in batch.kwargs}
 
 
