@@ -134,5 +134,5 @@ def test_saved_program_agrees_with_pytorch(name, tmp_path):
     assert nanproof.compare(saved, module, inputs).error < 1e-4
     half = nanproof.convert(module, inputs)
     assert half.verdict == "tested", half.units
-    assert half.plan.islands == ()
+    assert {island.reason for island in half.plan.islands} <= {"author's FP32"}
     assert half.plan.fp32_ops == 0

@@ -30,8 +30,9 @@ from nanproof.mil.edit import ApplyEdits
 from nanproof.mil.frontend import Options, Typing, lower, package
 from nanproof.mil.package import ScratchFolder, write_model
 from nanproof.mil.read import load_program
-from nanproof.mil.reflect import reflect
+from nanproof.mil.reflect import handles_of, reflect
 from nanproof.mil.sources import with_sources
+from nanproof.plan.author import requests_of
 from nanproof.plan.plan import Plan
 from nanproof.plan.planner import replan, without_islands
 from nanproof.program import DType, Program
@@ -136,7 +137,7 @@ def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], reques
         module = widened(model)
         example = _example(example_inputs, module, request)
         example = example if example is None else _fitting(example, module, model)
-        captured = capture(module, example, request.dynamic_shapes)
+        captured = capture(module, example, request.dynamic_shapes, with_author=request.precision != "float32")
         request = replace(request, options=_completed(request.options, captured))
     batches = [captured.example, *(_fitting(as_batch(c, module), module, model) for c in calibration)]
     lowered = _lowered(module, captured, batches, request)
@@ -278,7 +279,7 @@ class _Build:
             verdict=worst([unit.verdict for unit in units.values()]),
             units=units,
             findings=tuple(findings),
-            plan=replace(plan, fp32_ops=count_fp32(program)),
+            plan=counted(plan, program),
             fidelity=self.lowered.fidelity,
             stress=tuple(self.trial.stress),
             kinds=self.trial.kinds,
@@ -302,9 +303,13 @@ class _Build:
 
     def _rewritten(self) -> Rewritten:
         """The MIL program with all rewrites, and the plan of what stays FP32 beside them."""
-        lowered = unwritten(self.lowered.pymil, self.fp32, self.lowered.ranges)
+        pymil, ranges = self.lowered.pymil, self.lowered.ranges
         if self.request.precision == "float32":
-            return lowered
+            return unwritten(pymil, self.fp32, ranges)
+        requests = requests_of(self.captured.author, self.fp32, handles_of(pymil))
+        if self.request.precision == "float16":
+            requests = requests.refused()
+        lowered = unwritten(pymil, self.fp32, ranges, requests)
         with self.request.clock("rewrite"):
             found = rewritten(
                 lowered,
@@ -383,6 +388,8 @@ def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:
     return findings
 
 
-def count_fp32(program: Program) -> int:
-    """Ops of a program that compute in FP32, casts not included."""
-    return sum(op.dtype is DType.FP32 and op.type != "cast" for op in program.walk())
+def counted(plan: Plan, program: Program) -> Plan:
+    """The plan with the ops of the written program that compute in FP32: the author's own, and those beyond."""
+    names = [op.name for op in program.walk() if op.dtype is DType.FP32 and op.type != "cast"]
+    authors = sum(name in plan.author for name in names)
+    return replace(plan, fp32_ops=len(names) - authors, author_fp32_ops=authors)

@@ -166,6 +166,25 @@ KINDS: Mapping[str, Kind] = {
             "Keep the operation in FP32.",
         ),
         Kind(
+            "NP130",
+            "author-fp32",
+            "The module's own code computes here in float32, whatever its weights are: it casts to float32 and back, "
+            "or asks for it with dtype=.",
+            "In a float32 module such a cast does nothing, so that a converter cannot see it in the graph, and makes "
+            "FP16 of what its author wanted in FP32: an RMSNorm squares activations of 300, and is zero.",
+            "hidden_states = hidden_states.to(torch.float32)",
+            "Nothing: the operations stay FP32, and do not count as those that nanproof added.",
+        ),
+        Kind(
+            "NP131",
+            "author-fp32-unknown",
+            "The module casts to float32, but a copy of it in half precision, which shows which of its operations the "
+            "casts are for, cannot be captured.",
+            "The author's FP32 may be lost. Overflow that the given inputs show is found in any case.",
+            "y = x.float() @ self.weight, which fails for a weight in half precision",
+            "Make the module run in half precision: module.half(), with half inputs. Or give inputs at their largest.",
+        ),
+        Kind(
             "NP201",
             "lowering-changed-result",
             "On the given inputs the converted program computes something else than PyTorch, even in float32.",

@@ -13,6 +13,7 @@ from nanproof.findings import Finding
 from nanproof.interpret.observe import Ranges, observe
 from nanproof.mil.edit import ApplyEdits
 from nanproof.mil.reflect import reflect
+from nanproof.plan.author import Requests
 from nanproof.plan.plan import Plan
 from nanproof.plan.planner import STAGES, Situation, taken_back, with_needed_islands
 from nanproof.program import Program, Source
@@ -39,9 +40,10 @@ class Rewritten:
     ranges: Ranges
 
 
-def unwritten(pymil: Any, program: Program, ranges: Ranges) -> Rewritten:
-    """A program as it was lowered, with an empty plan."""
-    return Rewritten(Plan(), [], pymil, program, ranges)
+def unwritten(pymil: Any, program: Program, ranges: Ranges, requests: Requests | None = None) -> Rewritten:
+    """A program as it was lowered, with a plan that grants what is asked for, and nothing else."""
+    requests = requests or Requests()
+    return Rewritten(Plan().with_islands(requests.islands), list(requests.findings), pymil, program, ranges)
 
 
 def rewritten(
@@ -67,7 +69,7 @@ def rewritten(
     """
     now, frozen = lowered, frozenset[str]()
     for stage in STAGES:
-        proposal = stage(Situation(now.program, now.ranges, trial.all_inputs, limits, frozen))
+        proposal = stage(Situation(now.program, now.ranges, trial.all_inputs, limits, frozen | now.plan.author))
         if not proposal.rewrites:
             continue
         plan = replace(now.plan, rewrites=now.plan.rewrites + proposal.rewrites)

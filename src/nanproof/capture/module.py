@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from nanproof.capture.author import Author, author_of, half_copy, located
 from nanproof.capture.batch import Batch, as_batch, call, evaluating, script_parameters, tensors_only
 from nanproof.capture.constant_masks import drop_empty_masks
 from nanproof.capture.control_flow import attach_blocks, nodes_of
 from nanproof.capture.decompositions import table
+from nanproof.capture.inlining import inline_blocks
 from nanproof.capture.signature import keep_tensors
 from nanproof.capture.states import buffers_kept, changed_by_script, states_of
 from nanproof.errors import CaptureError, InputError
@@ -42,7 +44,8 @@ class Captured:
 
     Of TorchScript it is the module itself, without sources: its files keep none that could be shown. ``output_names``
     are the keys of a mapping that the module returns, and empty if it returns none. ``states`` are the buffers that it
-    changes, with what they hold before the first call.
+    changes, with what they hold before the first call. ``author`` is what the module's code says of precision, where
+    that was asked for.
     """
 
     exported: ExportedProgram | torch.jit.ScriptModule
@@ -51,9 +54,10 @@ class Captured:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...] = ()
     states: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    author: Author = field(default_factory=Author)
 
 
-def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Captured:
+def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None, *, with_author: bool = False) -> Captured:
     """Export a module in evaluation mode and decompose it to core ATen. TorchScript is taken as it is.
 
     The module's training flags are as before when this returns.
@@ -63,6 +67,7 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
         example_inputs: Arguments of one call; see :func:`as_batch`. For an ``ExportedProgram`` ``None`` takes the
             example inputs that it carries.
         dynamic_shapes: As in ``torch.export.export``, for a module alone; a list has an entry for each tensor.
+        with_author: Whether to find out what the module computes in float32 on purpose.
 
     Raises:
         InputError: The example inputs are missing.
@@ -90,6 +95,10 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
     else:
         exported, names = _export(module, batch, dynamic_shapes)
     drop_empty_masks(exported)
+    inline_blocks(exported)
+    author = Author()
+    if with_author and isinstance(module, nn.Module):
+        author = author_of(exported, lambda: _exported_in_half(module, batch, dynamic_shapes), _source)
     try:
         with _fewer_warnings():
             decomposed = exported.run_decompositions(table())
@@ -104,7 +113,8 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None) -> Cap
     _refuse_dtypes(decomposed, sources)
     states = states_of(decomposed, sources)
     inputs: Any = decomposed.graph_signature.user_inputs
-    return Captured(decomposed, batch, sources, tuple(inputs), _usable(names, decomposed), states)
+    author = located(author, decomposed)
+    return Captured(decomposed, batch, sources, tuple(inputs), _usable(names, decomposed), states, author)
 
 
 def _usable(names: Sequence[str], exported: ExportedProgram) -> tuple[str, ...]:
@@ -119,12 +129,7 @@ def _usable(names: Sequence[str], exported: ExportedProgram) -> tuple[str, ...]:
 def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[ExportedProgram, tuple[str, ...]]:
     name = type(module).__name__
     try:
-        wrapped = tensors_only(module, batch)
-        args, kwargs = wrapped.batch.args, dict(wrapped.batch.kwargs)
-        dynamic = _by_argument(dynamic_shapes, wrapped.batch)
-        with _fewer_warnings(), evaluating(module):
-            exported = torch.export.export(wrapped.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
-            return exported, tuple(wrapped.output_names)
+        return _exported(module, batch, dynamic_shapes)
     except InputError:
         raise
     except Exception as error:  # torch.export has no common base for its errors
@@ -134,6 +139,21 @@ def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[Expor
             "  The module runs on these inputs, so the cause is Python that depends on tensor values, or an operator\n"
             "  without a fake kernel. `torch.export.export(module, inputs, strict=False)` shows the same error in full."
         ) from error
+
+
+def _exported(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[ExportedProgram, tuple[str, ...]]:
+    wrapped = tensors_only(module, batch)
+    args, kwargs = wrapped.batch.args, dict(wrapped.batch.kwargs)
+    dynamic = _by_argument(dynamic_shapes, wrapped.batch)
+    with _fewer_warnings(), evaluating(module):
+        exported = torch.export.export(wrapped.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
+        return exported, tuple(wrapped.output_names)
+
+
+def _exported_in_half(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> ExportedProgram:
+    exported, _ = _exported(*half_copy(module, batch), dynamic_shapes)
+    inline_blocks(exported)
+    return exported
 
 
 def _by_argument(dynamic_shapes: Any, batch: Batch) -> Any:
@@ -226,12 +246,16 @@ def _sources(exported: ExportedProgram) -> dict[int, Source]:
     sources: dict[int, Source] = {}
     for handle, node in enumerate(nodes_of(exported)):
         node.meta["debug_handle"] = handle
-        stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
-        path = _module_path(str(stack[-1][0])) if stack else ""
-        source = Source.of_trace(node.meta.get("stack_trace") or "", module=path, libraries=_LIBRARIES)
+        source = _source(node)
         if source is not None:
             sources[handle] = source
     return sources
+
+
+def _source(node: fx.Node) -> Source | None:
+    stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
+    path = _module_path(str(stack[-1][0])) if stack else ""
+    return Source.of_trace(node.meta.get("stack_trace") or "", module=path, libraries=_LIBRARIES)
 
 
 def _module_path(path: str) -> str:

@@ -12,7 +12,7 @@ from nanproof.errors import ConversionError
 from nanproof.mil.coreml import ScopeSource, types
 from nanproof.program import Block, DType, Function, Kind, Op, Program, Source, Type, Value
 
-__all__ = ["reflect"]
+__all__ = ["handles_of", "reflect"]
 
 _DTYPES = {"str": DType.STRING, "string": DType.STRING}
 
@@ -30,6 +30,28 @@ def reflect(pymil: Any, sources: Mapping[int, Source] | None = None) -> Program:
     """
     functions = {name: _Scope(sources or {}, {}).function(name, f) for name, f in pymil.functions.items()}
     return Program(functions, pymil.default_function_name)
+
+
+def handles_of(pymil: Any) -> dict[str, int]:
+    """By op name, the ``debug_handle`` of the exported node of which the op was made. Passes hand it on."""
+    found: dict[str, int] = {}
+
+    def collect(block: Any) -> None:
+        for operation in block.operations:
+            handle = _handle(operation.scopes)
+            if handle is not None:
+                found[operation.name] = handle
+            for inner in operation.blocks:
+                collect(inner)
+
+    for function in pymil.functions.values():
+        collect(function)
+    return found
+
+
+def _handle(scopes: Mapping[Any, Any]) -> int | None:
+    *_, handle = scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or (None,)  # inside a block the last is the op's own
+    return handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +107,10 @@ class _Scope:
 
     def source(self, scopes: Mapping[Any, Any]) -> Source | None:
         """What torch.export recorded about the node of which an op was made; coremltools' passes hand it on."""
-        *_, handle = scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or (-1,)  # inside a block the last is the op's own
+        handle = _handle(scopes)
         traces = scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
-        return self.sources.get(handle) or Source.of_trace("\n".join(t for t in traces if isinstance(t, str)))
+        known = None if handle is None else self.sources.get(handle)
+        return known or Source.of_trace("\n".join(t for t in traces if isinstance(t, str)))
 
 
 def _type(var: Any) -> Type:

@@ -9,7 +9,10 @@ from nanproof.mil.edits import Edit
 from nanproof.program import Op, Program
 from nanproof.rewrite.rewrite import Rewrite
 
-__all__ = ["Island", "Plan", "connected"]
+__all__ = ["AUTHOR", "Island", "Plan", "connected"]
+
+AUTHOR = "author's FP32"
+"""The reason of islands that the module's own code asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,16 @@ class Island:
 class Plan:
     """What a conversion does to a float32 program.
 
-    ``fp32_ops`` counts the ops of the written program that compute in FP32, casts not included; it is set once the
-    program is written and read back.
+    ``fp32_ops`` counts the ops of the written program that compute in FP32 beyond those that the module's own code asks
+    for, which ``author_fp32_ops`` counts. Casts are not included. Both are set once the program is written and read
+    back.
     """
 
     rewrites: tuple[Rewrite, ...] = ()
     islands: tuple[Island, ...] = ()
     fp32_outputs: tuple[str, ...] = ()
     fp32_ops: int = 0
+    author_fp32_ops: int = 0
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -54,6 +59,11 @@ class Plan:
     def kept(self) -> frozenset[str]:
         """Names of all ops that stay FP32."""
         return frozenset(name for island in self.islands for name in island.ops)
+
+    @property
+    def author(self) -> frozenset[str]:
+        """Names of the ops that stay FP32 because the module's own code asks for it."""
+        return frozenset(name for island in self.islands if island.reason == AUTHOR for name in island.ops)
 
     def with_islands(self, more: Iterable[Island], fp32_outputs: Iterable[str] = ()) -> Plan:
         """The plan with further islands; ops that are kept already are not listed twice."""

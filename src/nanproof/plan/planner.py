@@ -38,7 +38,8 @@ class Situation:
         ranges: Ranges observed on it under ``reference`` numerics.
         batches: The inputs of these runs.
         limits: Where the numbers of the requested units end.
-        rewritten: Names of ops that hold the finite sentinels of an earlier stage.
+        rewritten: Names of ops that are to stay as they are: they hold the finite sentinels of an earlier stage, or are
+            the author's FP32, which no value overflows.
     """
 
     program: Program
@@ -81,8 +82,8 @@ def with_needed_islands(plan: Plan, situation: Situation) -> tuple[Plan, list[Fi
     """The plan, and FP32 for what its rewrites left: sentinels that none could follow, and values that overflow.
 
     Args:
-        plan: The rewrites.
-        situation: The program that they have made.
+        plan: The rewrites, and the islands of the module's author.
+        situation: The program that the rewrites have made.
     """
     program, ranges = situation.program, situation.ranges
     left = mask_sentinel.propose(program, ranges).apart_from(situation.rewritten)
@@ -94,9 +95,11 @@ def with_needed_islands(plan: Plan, situation: Situation) -> tuple[Plan, list[Fi
     outputs = [
         v.name
         for v in program.main.block.outputs
-        if any(v in op.outputs and op.name in plan.kept for op in program.walk())
+        if any(v in op.outputs and op.name in plan.kept - plan.author for op in program.walk())
     ]
-    findings, islands, overflowing = overflow_islands(program, ranges, situation.rewritten | plan.kept)
+    safe = situation.rewritten | (plan.kept - plan.author)
+    findings, islands, overflowing = overflow_islands(program, ranges, safe)
+    findings = [f for f in findings if f.op not in plan.author]  # its author has seen to it
     return plan.with_islands(islands, [*outputs, *overflowing]), [*left.findings, *findings]
 
 

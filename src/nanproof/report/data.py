@@ -183,6 +183,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "islands": [{"ops": list(i.ops), "reason": i.reason, "evidence": i.evidence} for i in plan.islands],
         "fp32_outputs": list(plan.fp32_outputs),
         "fp32_ops": plan.fp32_ops,
+        "author_fp32_ops": plan.author_fp32_ops,
     }
 
 

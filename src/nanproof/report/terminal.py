@@ -127,6 +127,8 @@ def _islands(data: Mapping[str, Any]) -> RenderableType:
     count = (
         f"{program['fp32']} of {plural(computing, 'op')} {'computes' if program['fp32'] == 1 else 'compute'} in FP32"
     )
+    if data["plan"]["author_fp32_ops"]:
+        count += f", {data['plan']['author_fp32_ops']} of them because the model's own code says so"
     if not program["fp32"]:
         count = f"nothing: all {plural(computing, 'op')} compute in FP16"
     texts: list[RenderableType] = []
