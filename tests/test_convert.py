@@ -195,6 +195,44 @@ def test_a_pass_that_changes_the_result_is_named_and_left_out():
     assert result.fidelity.error < 1e-6
 
 
+class Turned(nn.Module):
+    """A square matrix from the left: coremltools 9.0 makes a linear op of it, with the bias on the other axis."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return self.weight @ x + self.bias
+
+
+class Powers(nn.Module):
+    """A power by channel between two transposes, which coremltools 9.0 takes away from under its exponents."""
+
+    def __init__(self):
+        super().__init__()
+        self.exponents = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, x):
+        return (x.transpose(1, 2) ** self.exponents).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "wrong"),
+    [
+        (Divided(), (1, 2, 4, 4), "common::fuse_conv_scale"),
+        (Turned(), (4, 4), "common::fuse_matmul_weight_bias"),
+        (Powers(), (2, 3, 3), "common::reduce_transposes"),
+    ],
+)
+def test_miscompilations_of_coremltools_are_found(module, shape, wrong):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(2)) + 0.5
+    result = nanproof.convert(module, (x,), units=("reference",), verify_passes=True)
+    assert {(f.code, f.op, f.remedy) for f in result.findings} == {("NP202", wrong, "left out")}
+    assert (result.verdict, result.fidelity.error < 1e-6) == ("tested", True)
+
+
 class Sine(nn.Module):
     def forward(self, x):
         return torch.sin(x)

@@ -130,6 +130,23 @@ def test_diagnosis():
     assert diagnose(GOOD, "3.11.7", lacks_writer=True)["exit_code"] == 1
 
 
+@pytest.mark.parametrize(
+    ("torch", "torchvision"),
+    [("2.13.0+cpu", "0.28.0+cpu"), ("2.13.0", "0.28.1+cpu"), ("2.7.1", "0.22.1"), ("2.7.1", None)],
+)
+def test_torchvision_of_the_same_release(torch: str, torchvision: str | None):
+    assert diagnose({**GOOD, "torch": torch, "torchvision": torchvision}, "3.11.7")["problems"] == []
+
+
+@pytest.mark.parametrize(("torch", "torchvision"), [("2.13.0+cpu", "0.27.0+cpu"), ("2.13.0+cpu", "0.28.0+cu130")])
+def test_torchvision_of_another_release(torch: str, torchvision: str):
+    data = diagnose({**GOOD, "torch": torch, "torchvision": torchvision}, "3.11.7")
+    (problem,) = data["problems"]
+    assert (data["exit_code"], problem["package"]) == (1, "torchvision")
+    assert f"version {torchvision} is not the one for PyTorch {torch}" in problem["what"]
+    assert problem["mend"].startswith("pip install 'torchvision==0.28.*'")
+
+
 def test_doctor_knows_the_ranges_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["transformers"]]

@@ -154,7 +154,9 @@ def widened(module: Any) -> Any:
         return module
     if not any(t.dtype in _NARROW for t in (*module.parameters(), *module.buffers())):
         return module
-    return copy.deepcopy(module).float()
+    held = (t for part in module.modules() for t in vars(part).values())  # tensors that `float` does not know of
+    memo = {id(t): t.detach().float() for t in held if isinstance(t, Tensor) and t.dtype in _NARROW}
+    return copy.deepcopy(module, dict[int, Any](memo)).float()
 
 
 def widened_batch(batch: Batch) -> Batch:

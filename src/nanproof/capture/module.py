@@ -29,7 +29,8 @@ from nanproof.program import Source
 __all__ = ["Captured", "capture"]
 
 _ABSENT = {
-    torch.bfloat16: "Convert the float32 model: module.float(), with float inputs.",
+    torch.bfloat16: "Convert the float32 model: module.float(), with float inputs; and where its code names bfloat16, "
+    "name x.dtype.",
     torch.complex64: "Write the operation with real tensors, such as the real and imaginary parts.",
     torch.complex128: "Write the operation with real tensors, such as the real and imaginary parts.",
 }

@@ -78,7 +78,7 @@ def doctor(face: Face) -> Answer:
     """
     from nanproof.report.versions import installed
 
-    names = ("nanproof", *(r.package for r in REQUIREMENTS))
+    names = ("nanproof", "torchvision", *(r.package for r in REQUIREMENTS))
     data = diagnose({name: installed(name) for name in names}, platform.python_version(), _lacks_native_writer())
     return Answer("doctor", data, lambda console: _show(console, data), data["exit_code"])
 
@@ -112,6 +112,7 @@ def diagnose(versions: Mapping[str, str | None], python: str, lacks_writer: bool
         if version and not ok and not known:
             what = f"version {version} is outside the range that is known to work ({requirement.range})"
             problems.append(_problem(requirement.package, what, mend))
+    problems += _torchvision(versions.get("torch"), versions.get("torchvision"))
     if lacks_writer and versions.get("coremltools"):
         what = "it is installed without its native library libmilstoragepython, so no model can be written or read"
         problems.append(
@@ -119,6 +120,22 @@ def diagnose(versions: Mapping[str, str | None], python: str, lacks_writer: bool
         )
     code = 3 if missing else 1 if problems else 0
     return {"nanproof": versions.get("nanproof"), "packages": rows, "problems": problems, "exit_code": code}
+
+
+def _torchvision(torch: str | None, torchvision: str | None) -> list[dict[str, str]]:
+    """torchvision has compiled operators for one release of PyTorch, and one kind of build: 0.(n + 15) for 2.n."""
+    if not torch or not torchvision or _parts(torch)[:1] != (2,):
+        return []
+    wanted = (0, _parts(torch)[1] + 15)
+    builds = [version.partition("+")[2] for version in (torch, torchvision)]
+    if _parts(torchvision)[:2] == wanted and (not all(builds) or builds[0] == builds[1]):
+        return []
+    what = (
+        f"version {torchvision} is not the one for PyTorch {torch}, so that its import fails: 'operator "
+        "torchvision::nms does not exist'. transformers imports it where it is installed"
+    )
+    mend = f"pip install 'torchvision=={wanted[0]}.{wanted[1]}.*', from the index that torch came from"
+    return [_problem("torchvision", what, mend)]
 
 
 def _row(package: str, version: str | None, wanted: str, ok: bool) -> dict[str, Any]:
