@@ -74,9 +74,11 @@ class Runner:
         self._steps: dict[Block, list[_Step]] = {}
 
     def __call__(
-        self, inputs: Mapping[str, Tensor | StateCell], observers: Sequence[Observer] = ()
+        self, inputs: Mapping[str, Tensor | StateCell], observers: Sequence[Observer] = (), *, slopes: bool = False
     ) -> dict[str, Carried]:
         """Run on carried tensors, one for each input and a cell for each state; the carried outputs in order.
+
+        With ``slopes`` PyTorch records what it needs to differentiate the results; use such a runner for that alone.
 
         There is no bound on the number of iterations of a loop: a program that never ends can be interrupted
         (``KeyboardInterrupt``) between any two ops.
@@ -85,7 +87,7 @@ class Runner:
             ExecutionError: An op's rule failed; the message names the op and where it comes from.
         """
         env: dict[Value, Carried] = {v: inputs[name] for name, v in self.function.inputs.items()}
-        with torch.inference_mode():
+        with torch.enable_grad() if slopes else torch.inference_mode():
             results = self._run_block(self.function.block, env, observers)
         return {v.name: r for v, r in zip(self.function.block.outputs, results, strict=True)}
 
