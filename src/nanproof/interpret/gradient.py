@@ -167,8 +167,8 @@ class Differentiator:
         if not reached or not reached[0].requires_grad:
             return None
         tapped = [result for _, _, result in sources.taps]
-        found: Sequence[Tensor | None] = torch.autograd.grad(reached[0], [*leaves.values(), *tapped], allow_unused=True)
-        slopes = [None if slope is None else slope.nan_to_num(0.0, 0.0, 0.0) for slope in found]
+        found = torch.autograd.grad(reached[0], [*leaves.values(), *tapped], allow_unused=True)
+        slopes = [_finite(slope) for slope in found]
         by_input = {n: s.numpy() for n, s in zip(leaves, slopes[: len(leaves)], strict=True) if s is not None}
         taps = tuple(
             Tap(op, operands, result.detach(), slope)
@@ -176,6 +176,11 @@ class Differentiator:
             if slope is not None
         )
         return Slopes(float(reached[0].detach()), by_input, taps)
+
+
+def _finite(slope: Tensor | None) -> Tensor | None:
+    """A slope without Inf and NaN; there is none along what the goal does not depend on."""
+    return None if slope is None else slope.nan_to_num(0.0, 0.0, 0.0)
 
 
 class _Sources:

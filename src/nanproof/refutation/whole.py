@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nanproof.interpret.execute import Executor
 from nanproof.interpret.gradient import Slopes, Tap
-from nanproof.program import Program, Value
+from nanproof.program import Op, Program, Value
 from nanproof.refutation.starts import Box
 
 __all__ = ["Exchange"]
@@ -110,10 +109,9 @@ class Exchange:
         """Float results by op, with one input at an end."""
         seen: dict[str, Tensor] = {}
 
-        def see(op: object, operands: object, results: object) -> None:
-            tensor = results[0]  # pyright: ignore[reportIndexIssue]
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() <= _LARGEST:
-                seen[op.name] = torch.as_tensor(tensor).clone()  # pyright: ignore[reportAttributeAccessIssue]
+        def see(op: Op, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+            if results and results[0].is_floating_point() and results[0].numel() <= _LARGEST:
+                seen[op.name] = results[0].clone()
 
         box = self._box[name]
         self._executor.once({**inputs, name: box.inside(np.asarray(box.high if high else box.low))}, [see])
