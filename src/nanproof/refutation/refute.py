@@ -17,7 +17,7 @@ from nanproof.interpret.gradient import Differentiator
 from nanproof.interpret.proof import Proof
 from nanproof.program import Op, Program
 from nanproof.refutation.goals import Aim, goal, reached
-from nanproof.refutation.starts import Box, Start, boxes, starts
+from nanproof.refutation.starts import Box, Start, boxes, kinds_within, starts
 from nanproof.refutation.trial import Answer, Fault, Faults, any_order, harm, spans
 from nanproof.refutation.whole import Exchange
 from nanproof.refutation.witness import Budget, Refutation, What, Witness
@@ -186,14 +186,14 @@ class _Search:
 
     def from_starts(self, batches: Sequence[Mapping[str, np.ndarray]], seed: int) -> None:
         """Try inputs that need no slope."""
-        for start in starts(self.box, batches, seed):
+        for start in starts(self.box, kinds_within(self.program, self.box, batches), batches, seed):
             if not self.open or self.meter.over(_STARTS):
                 return
             self.attempt(start)
 
     def from_slopes(self, seed: int) -> None:
         """Raise one target after the other, from the best input known for it and from others."""
-        others = starts(self.box, (), seed + 1)
+        others = starts(self.box, {}, (), seed + 1)
         while not self.meter.over():
             targets = [t for t in self.open if t.aim != "error"]
             if not targets:

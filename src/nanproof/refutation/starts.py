@@ -10,9 +10,10 @@ import numpy as np
 
 from nanproof.interpret.proof import Proof
 from nanproof.program import Program
-from nanproof.stress.masks import stress_masks
+from nanproof.stress.inputs import stress_inputs
+from nanproof.stress.kinds import InputKind, input_kinds
 
-__all__ = ["Box", "Start", "boxes", "starts"]
+__all__ = ["Box", "Start", "boxes", "kinds_within", "starts"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -78,19 +79,30 @@ def boxes(program: Program, proof: Proof) -> dict[str, Box]:
     }
 
 
-def starts(box: Mapping[str, Box], batches: Sequence[Mapping[str, np.ndarray]], seed: int) -> Iterator[Start]:
+def kinds_within(
+    program: Program, box: Mapping[str, Box], batches: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, InputKind]:
+    """What each input is taken to be, its bounds being those of the box."""
+    return input_kinds(program, batches, {name: (one.low, one.high) for name, one in box.items()})
+
+
+def starts(
+    box: Mapping[str, Box], kinds: Mapping[str, InputKind], batches: Sequence[Mapping[str, np.ndarray]], seed: int
+) -> Iterator[Start]:
     """Inputs to try, the plainest first, without end: from some point on they are random.
 
     Args:
         box: What each input may be.
+        kinds: What each input is, for the stress inputs of its kind.
         batches: Inputs to begin with; those that are not within the box are brought there.
         seed: The same seed gives the same inputs.
     """
     rng = np.random.default_rng(seed)
     given = [{n: b.inside(np.asarray(batch[n])) for n, b in box.items()} for batch in batches]
     yield from (Start(f"given input {i}", batch) for i, batch in enumerate(given))
-    yield from (Start(s.what, dict(s.inputs)) for s in stress_masks(given))
     base = given[0] if given else {n: b.inside(np.asarray(b.rest)) for n, b in box.items()}
+    for stress in stress_inputs(kinds, base):
+        yield Start(stress.what, {n: b.inside(np.asarray(stress.inputs[n])) for n, b in box.items()})
     for what in _SHAPES:
         yield Start(what, {n: _filled(b, what, rng) for n, b in box.items()})
     for name, one in box.items() if len(box) > 1 else ():
