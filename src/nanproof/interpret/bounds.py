@@ -13,10 +13,10 @@ from torch import Tensor
 from nanproof.interpret.loop import multiplies_integers
 from nanproof.numerics import Numerics
 from nanproof.ops import TABLE
-from nanproof.ops.bounding import Reading, UnboundedError, limit_of, machine_of, stored
+from nanproof.ops.bounding import FLOAT32_MAX, Reading, UnboundedError, integer_range, limit_of, machine_of, stored
 from nanproof.program import Block, DType, Function, Op, Value
 from nanproof.values.bound import Bound, hull
-from nanproof.values.floats import to_carrier
+from nanproof.values.floats import FP16_MAX, to_carrier
 
 __all__ = ["Interpreter", "Shared", "Step"]
 
@@ -176,13 +176,13 @@ class Interpreter:
         dtype = value.type.dtype
         shape = self.shapes.get(value) or tuple(d if isinstance(d, int) else 1 for d in value.type.shape)
         if dtype.is_float:
-            limit = 65504.0 if dtype is DType.FP16 else 3.4028234663852886e38
+            limit = FP16_MAX if dtype is DType.FP16 else FLOAT32_MAX
             return Bound.interval(shape, -limit, limit)
         if dtype.value == "bool":
             return Bound.interval(shape, 0, 1, whole=True)
         if dtype is DType.STRING:
             return Bound.interval((), 0, 0)
-        low, high = _integer_range(dtype)
+        low, high = integer_range(dtype)
         return Bound.interval(shape, low, high, whole=True)
 
     def _stored(self, reading: Reading, operands: Sequence[Bound], results: Sequence[Bound]) -> list[Bound]:
@@ -246,7 +246,7 @@ class Interpreter:
         """Integers wrap around at the width of their type: then they may be any."""
         if dtype is DType.STRING or dtype.value == "bool":
             return bound
-        low, high = _integer_range(dtype)
+        low, high = integer_range(dtype)
         if not bound.whole:  # computed as a real number, and truncated
             bound = Bound(bound.shape, bound.low.trunc(), bound.high.trunc(), whole=True)
         if bound.least >= low and bound.most <= high:
@@ -325,8 +325,3 @@ def _cut(bound: Bound, limit: float, *, lost: bool) -> Bound:
     if not lost:
         return bound
     return replace(bound, low=bound.low.clamp(min=-limit), high=bound.high.clamp(max=limit), nan=False)
-
-
-def _integer_range(dtype: DType) -> tuple[int, int]:
-    bits = int(dtype.value.removeprefix("u").removeprefix("int"))
-    return (0, 2**bits - 1) if dtype.value.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

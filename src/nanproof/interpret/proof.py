@@ -7,14 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from nanproof.errors import UsageError
 from nanproof.interpret.bounds import Interpreter, Shared, Step
 from nanproof.interpret.execute import Executor
 from nanproof.numerics import get
+from nanproof.ops.bounding import FLOAT32_MAX, integer_range
 from nanproof.program import DType, Op, Program, Value
+from nanproof.stress.kinds import input_kinds
 from nanproof.values.bound import Bound
+from nanproof.values.floats import FP16_MAX
 
-__all__ = ["Assumption", "Obstacle", "Proof", "UnitProof", "prove"]
+__all__ = ["Assumption", "Obstacle", "Proof", "UnitProof", "assumptions", "prove"]
 
 DEFAULT_UNITS = ("gpu", "cpu", "ane")
 
@@ -110,67 +115,100 @@ def prove(
     assume: Mapping[str, Any] | None = None,
     *,
     units: Sequence[str] = DEFAULT_UNITS,
+    batches: Sequence[Mapping[str, np.ndarray]] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Proof:
     """Bound every value of a program for all inputs, and say whether Inf and NaN can occur.
 
     Args:
         program: The program: its weights count, and its types.
-        assume: Bounds ``(low, high)`` of inputs and states. What is not given is assumed by the signature, where that
-            says something (token ids, masks, images); otherwise every finite number is possible.
+        assume: By input or state its bounds ``(low, high)``, or the name of its kind (``"image"``). What is not given
+            is assumed by the signature, where that says something (token ids, masks, images); otherwise every finite
+            number of its type is possible.
         units: Numerics to prove it for.
-        shapes: Shapes of inputs that may have several.
+        batches: Inputs by name, if there are any: an input of no known kind is then assumed to stay in their range.
+        shapes: Shapes of inputs that may have several. The proof holds for these shapes; by default for the default
+            shapes.
+
+    Returns:
+        The proof, with everything that it assumes.
 
     Raises:
-        UsageError: An assumption names no input, or is empty.
+        UsageError: An assumption names no input, or is empty; or a shape is needed.
         NumericsError: There is no such numerics.
     """
-    assumptions = _assumptions(program, assume or {})
+    assumed = assumptions(program, assume, batches)
     sizes = _sizes(program, shapes or {})
-    inner = _inner_shapes(program, assumptions, sizes)
+    inner = _inner_shapes(program, assumed, sizes)
     proofs: dict[str, UnitProof] = {}
     shared = Shared()
     for unit in units:
         numerics = get(unit)
         interpreter = Interpreter(program.main, numerics, inner, shared)
-        inputs = {a.name: Bound.interval(sizes[a.name], a.low, a.high, whole=a.whole) for a in assumptions}
+        inputs = {a.name: Bound.interval(sizes[a.name], a.low, a.high, whole=a.whole) for a in assumed}
         outputs = interpreter(inputs)
         steps = tuple(interpreter.steps.values())
         obstacles = _obstacles(program, steps, outputs)
         proofs[numerics.name] = UnitProof(numerics.name, steps, obstacles)
-    return Proof(assumptions, sizes, proofs)
+    return Proof(assumed, sizes, proofs)
 
 
-def _assumptions(program: Program, assume: Mapping[str, Any]) -> tuple[Assumption, ...]:
-    unknown = sorted(set(assume) - set(program.main.inputs))
+def assumptions(
+    program: Program, assume: Mapping[str, Any] | None = None, batches: Sequence[Mapping[str, np.ndarray]] = ()
+) -> tuple[Assumption, ...]:
+    """What a proof assumes of each input and state: as given, by its kind, or every number of its type.
+
+    Args:
+        program: The program.
+        assume: ``(low, high)`` by name, or the name of a kind (``"image"``, ...).
+        batches: Inputs that are known: an input of no known kind is assumed to stay in the range that it has there.
+
+    Raises:
+        UsageError: A name is none of the program's, or a range is empty or not finite.
+    """
+    given = dict(assume or {})
+    unknown = sorted(set(given) - set(program.main.inputs))
     if unknown:
         raise UsageError(
             f"There is no input {', '.join(map(repr, unknown))} to assume anything of. The program takes "
             f"{', '.join(program.main.inputs)}."
         )
+    ranges = {name: _range(name, bounds) for name, bounds in given.items() if not isinstance(bounds, str)}
+    stated: dict[str, str | tuple[float, float]] = {
+        name: ranges[name] if name in ranges else str(bounds)
+        for name, bounds in given.items()
+        if name in program.inputs
+    }
+    kinds = input_kinds(program, batches, stated)
     made: list[Assumption] = []
     for name, value in program.main.inputs.items():
-        dtype = value.type.dtype
-        if name in assume:
-            low, high = (float(v) for v in assume[name])
-            if not low <= high or math.isinf(low) or math.isinf(high):
-                raise UsageError(
-                    f"The assumption on '{name}', from {low:g} to {high:g}, is no range of finite numbers."
-                )
-            made.append(Assumption(name, low, high, not dtype.is_float, "given"))
+        if name in ranges:
+            low, high = ranges[name]
+            made.append(Assumption(name, low, high, not value.type.dtype.is_float, "given"))
+        elif name in kinds and kinds[name].bounded:
+            kind = kinds[name]
+            made.append(Assumption(name, kind.low, kind.high, kind.integral, f"{kind.name}: {kind.reason}"))
         else:
             made.append(_by_type(name, value))
     return tuple(made)
 
 
+def _range(name: str, bounds: Any) -> tuple[float, float]:
+    low, high = (float(v) for v in bounds)
+    if not low <= high or math.isinf(low) or math.isinf(high):
+        raise UsageError(f"The assumption on '{name}', from {low:g} to {high:g}, is no range of finite numbers.")
+    return low, high
+
+
 def _by_type(name: str, value: Value) -> Assumption:
     dtype = value.type.dtype
     if dtype.is_float:
-        limit = 65504.0 if dtype is DType.FP16 else 3.4028234663852886e38
-        return Assumption(name, -limit, limit, False, f"every finite {dtype.value}")
-    if dtype.value == "bool":
+        limit = FP16_MAX if dtype is DType.FP16 else FLOAT32_MAX
+        return Assumption(name, -limit, limit, False, f"every finite {dtype.value}: nothing says what it is")
+    if dtype is DType.BOOL:
         return Assumption(name, 0, 1, True, "truth values")
-    return Assumption(name, -(2.0**31), 2.0**31 - 1, True, f"every {dtype.value}")
+    low, high = integer_range(dtype)
+    return Assumption(name, low, high, True, f"every {dtype.value}: nothing says what it is")
 
 
 def _sizes(program: Program, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -194,8 +232,6 @@ def _inner_shapes(
     values = [v for op in program.main.block.walk() for v in op.outputs]
     if all(isinstance(d, int) for v in values for d in v.type.shape):
         return {}
-    import numpy as np  # only here
-
     known: dict[Value, tuple[int, ...]] = {}
 
     def see(op: Op, operands: Any, results: Any) -> None:

@@ -14,6 +14,7 @@ from nanproof.ops.bound_links import (
     inverse_link,
     product_with_inverse,
     quotient,
+    quotient_ball,
     self_link,
 )
 from nanproof.ops.bounding import BoundRule, Reading, UnboundedError, aligned, broadcast_shape
@@ -161,7 +162,7 @@ def mul(reading: Reading, x: Bound, y: Bound) -> Bound:
         low, high = x.low.square(), x.high.square()
         crosses = (x.low < 0) & (x.high > 0)
         box = torch.minimum(low, high).masked_fill(crosses, 0.0), torch.maximum(low, high)
-        return Bound(x.shape, *box, x.nan, x.whole, links=(self_link(x, "over", power=2),))
+        return Bound(x.shape, *box, x.nan, x.whole, links=(self_link(x, "over", power=2),), root=x)
     x, y, shape = _pair(x, y)
     result = _combined(x, y, torch.mul, shape)
     zeros = [bool(((b.low <= 0) & (b.high >= 0)).any()) for b in (x, y)]
@@ -207,7 +208,11 @@ def _product_links(x: Bound, y: Bound, shape: tuple[int, ...]) -> tuple[Link, ..
             continue
         own = [self_link(a, "under"), *(link for link in a.links if link.sense in ("under", "inverse"))]
         own = broadcast_links(replace(a, links=tuple(own)), shape)
-        links += [replace(link, factor=link.factor * reach, lost=link.lost * float(reach.max())) for link in own]
+        spread = {"span": frozenset[int](), "radius": None}
+        links += [
+            replace(link, factor=link.factor * reach, lost=link.lost * float(reach.max()), **spread) for link in own
+        ]
+        links += _spanning(a, b, shape)
         if b.fixed and b.least > 0:
             over = [link for link in broadcast_links(a, shape) if link.sense == "over"]
             links += [
@@ -215,6 +220,17 @@ def _product_links(x: Bound, y: Bound, shape: tuple[int, ...]) -> tuple[Link, ..
                 for link in over
             ]
     return tuple(links)
+
+
+def _spanning(a: Bound, b: Bound, shape: tuple[int, ...]) -> list[Link]:
+    """The product with what has a ball: where all its elements have one factor, so has its norm."""
+    if not b.balls or b.shape != shape or a.fixed:
+        return []
+    axes = frozenset(i for i, size in enumerate(a.shape) if size == 1 and shape[i] > 1)
+    if not axes:
+        return []
+    (link,) = broadcast_links(replace(a, links=(self_link(a, "under", factor=b.magnitude),)), shape)
+    return [replace(link, span=axes, radius=lambda: b.norm(axes))]
 
 
 def real_div(reading: Reading, x: Bound, y: Bound) -> Bound:
@@ -236,10 +252,11 @@ def real_div(reading: Reading, x: Bound, y: Bound) -> Bound:
     if reach is not None:
         result = replace(result, low=torch.maximum(result.low, -reach), high=torch.minimum(result.high, reach))
     links: list[Link] = []
+    ball = quotient_ball(x, y) if _finite(x, y) and x.shape == shape else None
     if x.fixed:
         made = (inverse_link(link, y.low, 0.0, root=False) for link in broadcast_links(y, shape))
         links = [replace(link, factor=link.factor * x.magnitude) for link in made if link is not None]
-    balls: tuple[Callable[[], Ball | None], ...] = ()
+    balls: tuple[Callable[[], Ball | None], ...] = () if ball is None else (ball,)
     if y.fixed:
         balls = _scaled_balls(x, Bound.constant(1 / y.low))
     return replace(result, whole=False, links=tuple(links), balls=balls)
@@ -282,6 +299,7 @@ def power(reading: Reading, x: Bound, y: Bound) -> Bound:
     x, y, shape = _pair(x, y)
     single = None if y.value is None or y.value.numel() != 1 else float(y.value.reshape(()))
     links: tuple[Link, ...] = ()
+    root = x if single == 2 else None
     if single is not None and 0 <= single <= 16 and single == int(single):
         ends = x.low**single, x.high**single
         low, high = torch.minimum(*ends), torch.maximum(*ends)
@@ -296,7 +314,7 @@ def power(reading: Reading, x: Bound, y: Bound) -> Bound:
     error = 2.0**-18 if reading.op.outputs[0].type.dtype.is_float else 0.0
     low, high = low - low.abs() * error, high + high.abs() * error
     whole = x.whole and y.whole and y.least >= 0
-    return Bound(shape, low, high, x.nan or y.nan, whole, links=links)
+    return Bound(shape, low, high, x.nan or y.nan, whole, links=links, root=root)
 
 
 def maximum(reading: Reading, x: Bound, y: Bound) -> Bound:

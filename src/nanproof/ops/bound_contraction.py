@@ -24,12 +24,15 @@ from nanproof.ops.bounding import Reading, UnboundedError, aligned, parameter
 from nanproof.ops.record import flag, ints
 from nanproof.ops.windows import paddings
 from nanproof.values.bound import Ball, Bound, Mix, once, outward
+from nanproof.values.floats import FP16_MAX
 
 __all__ = ["attention", "conv", "einsum", "linear", "matmul", "spectral_norm"]
 
 _SINGLE = SingleInside()
 _MOST_ELEMENTS = 2**22
 """Beyond this size nothing is told apart rather than copied."""
+_NEAR = 0.25
+"""Share of a limit from which on tighter bounds are worth their price."""
 
 
 def _needs_finite(*bounds: Bound | None) -> bool:
@@ -218,7 +221,9 @@ def _product(reading: Reading, x: Bound, y: Bound, bias: Bound | None = None) ->
     shape = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
     depth = x.shape[-1]
     low, high, total = _box_product(x, y, depth)
-    norms = outward(x.norm([rank - 1]) * y.norm([rank - 2]))
+    norms = outward(x.box_norm([rank - 1]) * y.box_norm([rank - 2]))
+    if norms.numel() and float(norms.max()) > _NEAR * min(reading.machine.limit, FP16_MAX):
+        norms = outward(x.norm([rank - 1]) * y.norm([rank - 2]))  # which may take norms of matrices
     low, high, total = torch.maximum(low, -norms), torch.minimum(high, norms), torch.minimum(total, norms)
     if x.mix is not None and x.mix.axis == rank - 1:
         low, high, total = _mixture(x, y, low, high, total)

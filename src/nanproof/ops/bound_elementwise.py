@@ -152,8 +152,9 @@ def elementwise(run: Callable[..., Tensor], curve: Curve, *, exact: bool = False
         balls = (
             tuple(_contracted(make, x, reading, exact=exact) for make in x.balls) if curve.contracts(settings) else ()
         )
+        root = x if reading.op.type == "square" else None
         peak = None if x.peak is None else _peak(reading, run, x, settings, rising=rising)
-        return replace(result, balls=balls, links=tuple(curve.link(x, settings)), peak=peak)
+        return replace(result, balls=balls, links=tuple(curve.link(x, settings)), peak=peak, root=root)
 
     return rule
 

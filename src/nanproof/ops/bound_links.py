@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from nanproof.ops.bounding import identity_places
-from nanproof.values.bound import Ball, Bound, Link
+from nanproof.values.bound import Ball, Bound, Link, once
 
 __all__ = [
     "broadcast_links",
@@ -19,6 +21,7 @@ __all__ = [
     "moved_links",
     "product_with_inverse",
     "quotient",
+    "quotient_ball",
     "root_link",
     "self_link",
 ]
@@ -43,6 +46,7 @@ def broadcast_links(bound: Bound, shape: Sequence[int]) -> list[Link]:
                 None if own == 1 and size > 1 else place
                 for own, size, place in zip(bound.shape, shape, link.places, strict=True)
             ),
+            radius=link.radius if bound.shape == tuple(shape) else None,
         )
         for link in bound.links
     ]
@@ -93,6 +97,28 @@ def quotient(x: Bound, y: Bound) -> Tensor | None:
     return best
 
 
+def quotient_ball(x: Bound, y: Bound) -> Callable[[], Ball | None] | None:
+    """The ball of ``x / y`` where a norm of ``x`` is bounded by the gauge by which ``y`` is bounded from below."""
+    for below in kept_links(y, "over"):
+        for above in kept_links(x, "under"):
+            if below.power == 1 and above.radius is not None and above.same_gauge(below):
+                return once(partial(_quotient_ball, x, y, above, below))
+    return None
+
+
+def _quotient_ball(x: Bound, y: Bound, above: Link, below: Link) -> Ball | None:
+    if above.radius is None:
+        return None
+    rank, axes = len(x.shape), sorted(above.span)
+    if any(y.low.shape[a] != 1 for a in axes):
+        return None
+    least = y.low
+    ratio = above.radius() / below.factor * (1.0 if below.lost <= 0 else (least + below.lost) / least)
+    loss = math.sqrt(math.prod(x.shape[a] for a in axes)) * above.lost / least
+    one = torch.ones([1] * rank, dtype=torch.float64)
+    return Ball(above.span, 0 * one, one, (ratio + loss) * _SLOPPY * one, 0 * one)
+
+
 def product_with_inverse(x: Bound, y: Bound) -> tuple[Tensor, Ball | None] | None:
     """A bound of ``|x y|`` where ``y <= c / g`` for a gauge ``g`` of ``x``; and the ball that follows, for a norm."""
     for link in kept_links(y, "inverse"):
@@ -136,7 +162,8 @@ def moved_links(bound: Bound, move: Callable[[Sequence[int | None]], list[int | 
     """The links of a value whose axes are rearranged, each element staying what it is; the value itself is a base."""
     links = [self_link(bound, "under"), self_link(bound, "over")] if bound.least >= 0 else [self_link(bound, "under")]
     return tuple(
-        replace(link, places=tuple(move(link.places)), factor=_single(link)) for link in (*links, *bound.links)
+        replace(link, places=tuple(move(link.places)), factor=_single(link), radius=None)
+        for link in (*links, *bound.links)
     )
 
 

@@ -72,7 +72,7 @@ def moves(run: Callable[..., Any], *, data: str = "x", injective: bool = True, f
         results: list[Bound] = []
         for output in range(len(reading.op.outputs)):
             low, high = moved(x.low, output), moved(x.high, output)
-            size = _size(run, x, data, given, output)
+            size = reading.shape(output)
             low, high = (
                 compressed(size, *torch.broadcast_tensors(low, high)) if low.shape != high.shape else (low, high)
             )
@@ -92,12 +92,6 @@ def moved_value(run: Callable[..., Any], x: Bound, data: str, given: dict[str, A
     """The carrier of a constant, moved."""
     result = run(_SINGLE, **{data: x.value}, **given)
     return result[output] if isinstance(result, (list, tuple)) else result
-
-
-def _size(run: Callable[..., Any], x: Bound, data: str, given: dict[str, Any], output: int) -> tuple[int, ...]:
-    probe = torch.zeros((), dtype=torch.float64).expand(x.shape)
-    result = run(_SINGLE, **{data: probe}, **given)
-    return tuple((result[output] if isinstance(result, (list, tuple)) else result).shape)
 
 
 def _traces(
@@ -161,7 +155,7 @@ def _carried(bound: Bound, x: Bound, moved: Callable[[Tensor], Tensor], traced: 
                 return None
             places[to] = place
         factor = link.factor.amin() if link.sense == "over" else link.factor.amax()
-        return replace(link, places=tuple(places), factor=factor)
+        return replace(link, places=tuple(places), factor=factor, radius=None)
 
     links = tuple(made for link in x.links if link.sense != "top" and (made := link_moved(link)) is not None)
     mix = None if x.mix is None or (to := target(x.mix.axis)) is None else replace(x.mix, axis=to)

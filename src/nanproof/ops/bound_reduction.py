@@ -59,11 +59,22 @@ def _squeezed(x: Bound, dims: list[int]) -> Bound:
         return t
 
     links = tuple(
-        replace(link, places=tuple(link.places[a] for a in kept), factor=cut(link.factor))
+        replace(
+            link,
+            places=tuple(link.places[a] for a in kept),
+            factor=cut(link.factor),
+            span=frozenset(kept.index(a) for a in link.span if a in kept),
+            radius=_cut_radius(link, kept, cut),
+        )
         for link in x.links
         if link.sense != "top"
     )
     return Bound(tuple(x.shape[a] for a in kept), cut(x.low), cut(x.high), x.nan, x.whole, links=links)
+
+
+def _cut_radius(link: Link, kept: list[int], cut: Callable[[Tensor], Tensor]) -> Callable[[], Tensor] | None:
+    radius = link.radius
+    return None if radius is None or not link.span.issubset(kept) else lambda: cut(radius())
 
 
 def _count(x: Bound, dims: list[int]) -> int:
@@ -81,6 +92,9 @@ def _sum(reading: Reading, x: Bound, dims: list[int], divisor: float) -> Bound:
     count = _count(x, dims)
     low, high = summed(x.low, dims, x.shape), summed(x.high, dims, x.shape)
     size = outward(summed(x.magnitude, dims, x.shape))
+    if x.root is not None and x.root.balls and dims:
+        most = outward(x.root.norm(dims).square()) * (1 + 2.0**-9) + count * 2.0**-24
+        high, size = torch.minimum(high, most), torch.minimum(size, most)
     if x.balls and dims:
         reach = outward(x.norm(dims) * math.sqrt(count))
         low, high, size = torch.maximum(low, -reach), torch.minimum(high, reach), torch.minimum(size, reach)
@@ -123,10 +137,16 @@ def _sum_links(x: Bound, dims: list[int], kept: float, count: int, divisor: floa
         elif link.sense == "under":
             places = tuple(None if a in axes else p for a, p in enumerate(link.places))
             factor = link.factor if link.factor.dim() == 0 else link.factor.amax(dims, keepdim=True)
-            lost = link.lost * count / divisor * (1 + (1 - kept))
-            factor = outward(factor / divisor * (1 + (1 - kept)))
-            links.append(replace(link, kind="sum", axes=summed_axes, places=places, factor=factor, lost=lost))
+            more = (1 + (1 - kept)) / divisor
+            lost = link.lost * count * more
+            made = replace(link, kind="sum", axes=summed_axes, places=places, factor=outward(factor * more), lost=lost)
+            links.append(replace(made, radius=_grown(link.radius, dims, more) if not axes & link.span else None))
     return links
+
+
+def _grown(radius: Callable[[], Tensor] | None, dims: list[int], more: float) -> Callable[[], Tensor] | None:
+    """The radius of a sum of vectors: of the longest, by the triangle inequality."""
+    return None if radius is None else lambda: outward(radius().amax(dims, keepdim=True) * more)
 
 
 def _total(reading: Reading, x: Bound, dims: list[int]) -> Bound:
@@ -144,7 +164,7 @@ def _squares(x: Bound) -> Bound:
     size = x.magnitude.square()
     inside = (x.low <= 0) & (x.high >= 0)
     low = torch.minimum(x.low.abs(), x.high.abs()).square().masked_fill(inside, 0.0)
-    return Bound(x.shape, low, size, x.nan, x.whole, links=(self_link(x, "over", power=2),))
+    return Bound(x.shape, low, size, x.nan, x.whole, links=(self_link(x, "over", power=2),), root=x)
 
 
 def _sum_square(reading: Reading, x: Bound, dims: list[int]) -> Bound:
@@ -155,19 +175,16 @@ def _sum_square(reading: Reading, x: Bound, dims: list[int]) -> Bound:
     if reading.machine.narrow and squares.most > 65504:
         reading.doubt(f"squares up to {squares.most:.4g} before they are summed")
     result = _sum(reading, squares, dims, 1.0)
-    norm = outward(x.norm(dims).square()) * (1 + _count(x, dims) * reading.machine.sums)
-    high = torch.minimum(result.high, norm)
     if not reading.op.outputs[0].type.dtype.is_float:
-        return replace(result, high=high)
+        return result
     # Each square is rounded by itself, and vanishes if it is small.
     relative, spare = (2.0**-10, 2.0**-24) if reading.machine.rounds else (2.0**-22, 2.0**-149)
     spare *= _count(x, dims)
     links = (
         replace(link, factor=link.factor * (1 - relative), lost=max(link.lost, 0.0) + spare) for link in result.links
     )
-    return replace(
-        result, low=result.low * (1 - relative) - spare, high=high * (1 + relative) + spare, links=tuple(links)
-    )
+    low, high = result.low * (1 - relative) - spare, result.high * (1 + relative) + spare
+    return replace(result, low=low, high=high, links=tuple(links))
 
 
 def _l2_norm(reading: Reading, x: Bound, dims: list[int]) -> Bound:

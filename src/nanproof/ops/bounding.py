@@ -11,8 +11,7 @@ so the stored result of every point of an interval lies between the grid points 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +25,23 @@ from nanproof.program import DType, Op, Value
 from nanproof.values.bound import Ball, Bound, Link
 from nanproof.values.floats import FP16_MAX
 
-__all__ = ["BoundRule", "Machine", "Reading", "Unbounded", "UnboundedError", "machine_of", "stored", "unbounded"]
+__all__ = [
+    "FLOAT32_MAX",
+    "BoundRule",
+    "Machine",
+    "Reading",
+    "Unbounded",
+    "UnboundedError",
+    "aligned",
+    "broadcast_shape",
+    "identity_places",
+    "integer_range",
+    "limit_of",
+    "machine_of",
+    "parameter",
+    "stored",
+    "unbounded",
+]
 
 BoundRule = Callable[..., Any]
 """``bound(reading, **mil_inputs)`` → a bound, or a sequence of bounds for several outputs."""
@@ -74,7 +89,8 @@ class Machine:
         return math.isfinite(float(self.arithmetic.round(torch.tensor([size]))))
 
 
-_SINGLE_MAX = 3.4028234663852886e38
+FLOAT32_MAX = 3.4028234663852886e38
+"""Largest finite binary32 number, (2 - 2**-23) * 2**127."""
 
 
 def machine_of(numerics: Numerics, op: Op, *, of_integers: bool = False) -> Machine:
@@ -93,7 +109,7 @@ def machine_of(numerics: Numerics, op: Op, *, of_integers: bool = False) -> Mach
         unit=2.0**-11 if chained or flushes else 2.0**-24,
         lost=2.0**-14 if engine else 2.0**-24 if chained else 0.0,
         flushed=2.0**-14 if flushes else 0.0,
-        limit=2.0**15 if engine else FP16_MAX if chained else _SINGLE_MAX,
+        limit=2.0**15 if engine else FP16_MAX if chained else FLOAT32_MAX,
         sums=2.0**-11 if chained or narrow else 2.0**-24,
         narrow=narrow,
         infinities=not engine,
@@ -178,9 +194,9 @@ def stored(bound: Bound, dtype: DType, machine: Machine) -> Bound:
     half = dtype is DType.FP16 and machine.numerics.rounds_storage
     if bound.value is not None:
         return bound
-    low, high = _to_grid(bound.low, half, up=False), _to_grid(bound.high, half, up=True)
+    low, high = _onto_grid(bound.low, bound.high, half)
     relative, absolute = (2.0**-10, 2.0**-24) if half else (2.0**-23, 2.0**-149)
-    noise = bound.magnitude.clamp(max=_SINGLE_MAX) * relative + absolute
+    noise = bound.magnitude.clamp(max=FLOAT32_MAX) * relative + absolute
     balls = tuple(_noisy(make, noise) for make in bound.balls)
     links = tuple(_rounded_link(link, relative, absolute) for link in bound.links)
     mix = bound.mix
@@ -208,23 +224,37 @@ def _rounded_link(link: Link, relative: float, absolute: float) -> Link:
     return replace(link, factor=link.factor * (1 + relative), lost=link.lost * (1 + relative) + absolute)
 
 
-def _to_grid(x: Tensor, half: bool, *, up: bool) -> Tensor:
-    """The nearest number of the grid that is not below (``up``) or above ``x``; beyond its range ``x`` itself."""
-    narrow = x.to(torch.float16 if half else torch.float32).to(torch.float64)
-    passed = narrow < x if up else narrow > x
+def _onto_grid(low: Tensor, high: Tensor, half: bool) -> tuple[Tensor, Tensor]:
+    """The nearest numbers of the grid below ``low`` and above ``high``; beyond its range the bounds themselves."""
+    if low.shape != high.shape:
+        low, high = torch.broadcast_tensors(low, high)
+    ends = torch.stack([low, -high])
+    narrow = ends.to(torch.float16 if half else torch.float32).to(torch.float64)
+    passed = narrow > ends
     if bool(passed.any()):
         _, exponent = torch.frexp(narrow)
         least, digits = (-13, 11) if half else (-125, 24)
         exponent = torch.where(narrow == 0, least, exponent.clamp(min=least))
         ulp = torch.exp2((exponent - digits).to(torch.float64))
-        narrow = torch.where(passed, narrow + ulp if up else narrow - ulp, narrow)
-    inside = narrow.isfinite() & (x.abs() <= (FP16_MAX if half else _SINGLE_MAX))
-    return torch.where(inside, narrow, x)
+        narrow = torch.where(passed, narrow - ulp, narrow)
+    inside = ends.abs() <= (FP16_MAX if half else FLOAT32_MAX)
+    below = torch.where(inside, narrow, ends)
+    return below[0], -below[1]
 
 
 def limit_of(dtype: DType, machine: Machine) -> float:
     """The largest finite number of a float type as it is stored."""
-    return FP16_MAX if dtype is DType.FP16 and machine.numerics.rounds_storage else _SINGLE_MAX
+    return FP16_MAX if dtype is DType.FP16 and machine.numerics.rounds_storage else FLOAT32_MAX
+
+
+def integer_range(dtype: DType) -> tuple[int, int]:
+    """The least and the largest number of an integer type.
+
+    >>> integer_range(DType.UINT8), integer_range(DType.INT16)
+    ((0, 255), (-32768, 32767))
+    """
+    bits = int(dtype.value.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if dtype.value.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def parameter(value: Any, name: str) -> Tensor:
@@ -272,6 +302,7 @@ def aligned(bound: Bound, rank: int) -> Bound:
             link,
             places=(*(None,) * missing, *link.places),
             factor=grown(link.factor) if link.factor.dim() == rank else link.factor,
+            radius=None,
         )
         for link in (itself, *bound.links)
     )
@@ -296,8 +327,3 @@ def _if_shaped(move: Callable[[Tensor], Tensor], rank: int) -> Callable[[Tensor]
 def identity_places(rank: int) -> tuple[int | None, ...]:
     """The places of a value whose axes are those of its base."""
     return tuple(range(rank))
-
-
-def numbers(sizes: Sequence[int]) -> int:
-    """How many elements a shape has."""
-    return math.prod(sizes)

@@ -26,6 +26,10 @@ _MARGIN = 2.0**-36
 """Relative room for the rounding of float64 sums of fewer than 2**16 terms: 2**16 * 2**-53 = 2**-37 (Higham, 2002)."""
 
 
+_SMALL = 2**16
+"""Of larger constants of floats it is not asked whether they are whole numbers."""
+
+
 def outward(x: Tensor) -> Tensor:
     """An upper bound of a non-negative float64 quantity that was computed with rounding: a little more."""
     return x * (1 + _MARGIN)
@@ -76,6 +80,9 @@ class Link:
         places: For each axis of the value, the axis of the base that it follows, or ``None`` where it does not depend
             on the base.
         factor: Broadcasts against the value.
+        span: Axes of the value along which its L2 norm is known to be at most ``radius() * g``, and the square root of
+            their size times ``lost``; for ``"under"``, if ``radius`` is there.
+        radius: Makes that factor, of size 1 along ``span``.
     """
 
     sense: Literal["over", "under", "inverse", "top"]
@@ -87,6 +94,8 @@ class Link:
     factor: Tensor
     power: int = 1
     lost: float = 0.0
+    span: frozenset[int] = frozenset()
+    radius: Callable[[], Tensor] | None = None
 
     def row(self) -> dict[int, int]:
         """Where the value has each axis of the base that is not summed and has more than one element."""
@@ -130,6 +139,7 @@ class Bound:
         mix: Set where the elements are the weights of a mixture.
         peak: ``(axis, least)``: along the axis some element is at least ``least``.
         value: The carrier of a constant.
+        root: The value whose square this is, but for one rounding: a sum of squares is the square of a norm.
         token: The identity of the value, which exact copies share.
     """
 
@@ -143,15 +153,17 @@ class Bound:
     mix: Mix | None = None
     peak: tuple[int, float] | None = None
     value: Tensor | None = None
+    root: Bound | None = None
     token: object = field(default_factory=object)
 
     @classmethod
     def constant(cls, value: Tensor) -> Bound:
         """The bound of a constant: itself. Its carrier is kept."""
         wide = value.to(torch.float64)
-        nan = bool(wide.isnan().any())
+        nan = value.is_floating_point() and bool(value.isnan().any())
         wide = torch.nan_to_num(wide, nan=0.0, posinf=math.inf, neginf=-math.inf) if nan else wide
-        whole = not value.is_floating_point() or bool((wide == wide.round()).all())
+        small = value.numel() <= _SMALL
+        whole = not value.is_floating_point() or (small and bool((wide == wide.round()).all()))
         return cls(tuple(value.shape), wide, wide, nan, whole, value=value)
 
     @classmethod
@@ -174,7 +186,7 @@ class Bound:
     @cached_property
     def limited(self) -> bool:
         """Whether no bound is infinite."""
-        return bool(self.low.isfinite().all()) and bool(self.high.isfinite().all())
+        return math.isfinite(self.least) and math.isfinite(self.most)
 
     @property
     def finite(self) -> bool:
@@ -227,10 +239,15 @@ class Bound:
         """The balls, made now if they have not been asked for before."""
         return [ball for make in self.balls if (ball := make()) is not None]
 
+    def box_norm(self, axes: Iterable[int]) -> Tensor:
+        """An upper bound of the L2 norm along ``axes`` by the box alone: float64, size 1 on them."""
+        dims = sorted(a % len(self.shape) for a in axes)
+        return outward(summed(self.magnitude.square(), dims, self.shape).sqrt())
+
     def norm(self, axes: Iterable[int]) -> Tensor:
         """An upper bound of the L2 norm along ``axes``: float64, size 1 on them."""
         dims = sorted(a % len(self.shape) for a in axes)
-        best = outward(summed(self.magnitude.square(), dims, self.shape).sqrt())
+        best = self.box_norm(dims)
         for ball in self.known_balls():
             if ball.axes.issuperset(dims):
                 best = torch.minimum(best, ball_norm(ball, dims, self.shape))
