@@ -108,7 +108,9 @@ def _sum(reading: Reading, x: Bound, dims: list[int], divisor: float) -> Bound:
         reading.doubt(f"a partial sum in binary16 may be {float((size + error).max()):.4g}")
     links = [] if loss >= 0.5 else _sum_links(x, dims, 1 - loss, count, divisor)
     whole = x.whole and divisor == 1
-    return Bound(x.shape, (low - error) / divisor, (high + error) / divisor, whole=whole, links=tuple(links))
+    # Of terms that are not negative, no partial sum is; and what a sum loses is a part of itself.
+    least = low * (1 - min(loss + 2.0**-36, 1.0)) if x.least >= 0 and not exact else low - error
+    return Bound(x.shape, least / divisor, (high + error) / divisor, whole=whole, links=tuple(links))
 
 
 def _sum_links(x: Bound, dims: list[int], kept: float, count: int, divisor: float) -> list[Link]:
