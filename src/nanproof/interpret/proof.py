@@ -54,11 +54,13 @@ class Obstacle:
     Attributes:
         op: The op.
         reason: What may happen.
+        first: Whether everything that the op reads is bounded. If not, it may be the consequence of another obstacle.
         chain: Names of the ops on whose way the bound grew, the last one first.
     """
 
     op: Op
     reason: str
+    first: bool
     chain: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -249,14 +251,32 @@ def _inner_shapes(
 
 def _obstacles(program: Program, steps: Sequence[Step], outputs: Sequence[Any]) -> tuple[Obstacle, ...]:
     by_value = {value: step for step in steps for value in step.op.outputs}
-    found = [Obstacle(step.op, problem, _chain(step, by_value)) for step in steps for problem in step.problems]
+    behind = _behind(steps)
+    found = [
+        Obstacle(step.op, problem, step.op not in behind, _chain(step, by_value))
+        for step in steps
+        for problem in step.problems
+    ]
     for value, bound in zip(program.main.block.outputs, outputs, strict=True):
         step = by_value.get(value)
         if step is None or step.problems or not isinstance(bound, Bound) or not value.type.dtype.is_float:
             continue
         if not bound.finite:
-            found.append(Obstacle(step.op, f"the output '{value.name}' may be Inf or NaN", _chain(step, by_value)))
+            reason = f"the output '{value.name}' may be Inf or NaN"
+            found.append(Obstacle(step.op, reason, step.op not in behind, _chain(step, by_value)))
     return tuple(found)
+
+
+def _behind(steps: Sequence[Step]) -> set[Op]:
+    """The ops that read, directly or not, what an op with a problem has computed."""
+    lost: set[Value] = set()
+    behind: set[Op] = set()
+    for step in steps:
+        if any(value in lost for value in step.op.operands):
+            behind.add(step.op)
+        if step.problems or step.op in behind:
+            lost.update(step.op.outputs)
+    return behind
 
 
 def _chain(step: Step, by_value: Mapping[Value, Step], most: int = 8) -> tuple[str, ...]:
