@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nanproof.conductor import convert
     from nanproof.interpret.accumulators import Accumulation, accumulations
     from nanproof.interpret.execute import predict
+    from nanproof.interpret.proof import Proof, prove
     from nanproof.interpret.range import Range, Ranges
     from nanproof.interpret.ranging import ranges
     from nanproof.interpret.state import State, make_state
@@ -30,6 +31,7 @@ __all__ = [
     "Log",
     "Pipeline",
     "Program",
+    "Proof",
     "Range",
     "Ranges",
     "State",
@@ -40,6 +42,7 @@ __all__ = [
     "load",
     "make_state",
     "predict",
+    "prove",
     "ranges",
     "watch",
 ]
@@ -51,6 +54,7 @@ _HOMES = {
     "Log": "nanproof.watching",
     "Pipeline": "nanproof.program",
     "Program": "nanproof.program",
+    "Proof": "nanproof.interpret.proof",
     "Range": "nanproof.interpret.range",
     "Ranges": "nanproof.interpret.range",
     "State": "nanproof.interpret.state",
@@ -61,6 +65,7 @@ _HOMES = {
     "load": "nanproof.mil.read",
     "make_state": "nanproof.interpret.state",
     "predict": "nanproof.interpret.execute",
+    "prove": "nanproof.interpret.proof",
     "ranges": "nanproof.interpret.ranging",
     "watch": "nanproof.watching",
 }

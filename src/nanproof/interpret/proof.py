@@ -87,6 +87,12 @@ class UnitProof:
         """``"proved"`` if every value is finite and inside the unit's limits, for all inputs that are assumed."""
         return "unknown" if self.obstacles else "proved"
 
+    @property
+    def closest(self) -> Step | None:
+        """The bounded step that comes closest to the limit of its type."""
+        steps = [s for s in self.steps if not s.problems and math.isfinite(s.limit)]
+        return max(steps, key=lambda s: s.reach / s.limit, default=None)
+
     def bounds(self, *op_types: str) -> dict[str, tuple[float, float]]:
         """Bounds of the results of ops of some types (of all ops without any), by name."""
         return {s.op.name: (s.low, s.high) for s in self.steps if not op_types or s.op.type in op_types}

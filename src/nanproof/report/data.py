@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nanproof.plan.plan import Plan
     from nanproof.result import Conversion, UnitResult
 
-__all__ = ["birth_data", "comparison_data", "conversion_data", "kind_data", "rests_on"]
+__all__ = ["birth_data", "comparison_data", "conversion_data", "kind_data", "rests_on", "source_data"]
 
 _MOST_SOURCE_BYTES = 2_000_000
 _CONTEXT = 2
@@ -138,11 +138,14 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "op_type": finding.op_type,
         "detail": finding.detail,
         "remedy": finding.remedy,
-        "source": _source(finding.source) if finding.source else None,
+        "source": source_data(finding.source),
     }
 
 
-def _source(source: Source) -> dict[str, Any]:
+def source_data(source: Source | None) -> dict[str, Any] | None:
+    """A place in the user's code, with the lines around it; ``None`` where it is not known."""
+    if source is None:
+        return None
     return {
         "file": source.file,
         "line": source.line,

@@ -1,0 +1,91 @@
+"""``nanproof prove``: bound every value of an ML Program file for all inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanproof.cli.arrays import in_modes, named_arrays, needed
+from nanproof.cli.face import Answer, Face
+from nanproof.cli.verb import verb
+from nanproof.errors import UsageError
+
+__all__ = ["prove"]
+
+
+@verb(
+    "nanproof prove bert.mlpackage",
+    "nanproof prove net.mlpackage --assume x=-1:1 --unit gpu --unit ane",
+)
+def prove(
+    face: Face,
+    model: Annotated[Path, typer.Argument(help="The .mlpackage.", metavar="MODEL")],
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(help="What is known of an input: its range, or its kind (x=image).", metavar="NAME=LOW:HIGH"),
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(help="Inputs: what has no known range is assumed to stay in theirs.", metavar="FILE"),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Shape of an input that may have several.", metavar="NAME=1,128")
+    ] = None,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option("--unit", help="Numerics to prove it for; may be repeated.", show_default="gpu, cpu, ane"),
+    ] = None,
+) -> Answer:
+    """Bound every value of an ML Program for all inputs: is there one that makes Inf or NaN?
+
+    What is assumed of the inputs is printed: token ids lie in their table, masks are 0 or 1, images are pixels; of what
+    is not known, say it with --assume. The answer is proved, or unknown with the op where the proof is lost. Exit code
+    0: proved; 3: unknown.
+    """
+    with face.progress(f"proving {model}") as progress:
+        progress("read")
+        from nanproof.interpret.proof import DEFAULT_UNITS
+        from nanproof.interpret.proof import prove as proved
+        from nanproof.mil.read import load_program
+        from nanproof.report.proof import proof_data, show_proof
+
+        program = load_program(model)
+        interface = program.interface
+        batches = [in_modes(named_arrays(path, needed(interface)), interface) for path in inputs or []]
+        progress("prove")
+        proof = proved(
+            program,
+            dict(_assumption(text) for text in assume or []),
+            units=unit or DEFAULT_UNITS,
+            batches=batches,
+            shapes=dict(_shape(text) for text in shape or []),
+        )
+    data = {"model": str(model), **proof_data(proof)}
+    return Answer("prove", data, lambda console: show_proof(console, data), 0 if proof.verdict == "proved" else 3)
+
+
+def _assumption(text: str) -> tuple[str, Any]:
+    name, _, bounds = text.partition("=")
+    low, colon, high = bounds.partition(":")
+    try:
+        return name, (float(low), float(high)) if colon else _kind(bounds)
+    except ValueError:
+        raise UsageError(
+            f"--assume '{text}' is no NAME=LOW:HIGH and no NAME=KIND, such as x=-1:1 or x=image."
+        ) from None
+
+
+def _kind(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.partition("=")
+    try:
+        return name, tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        raise UsageError(f"--shape '{text}' is no NAME=SIZES, such as input_ids=1,128.") from None

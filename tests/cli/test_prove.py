@@ -1,0 +1,46 @@
+"""`nanproof prove`: what it says about a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.cli.conftest import Command
+
+
+def test_an_attention_is_proved(nanproof: Command, attention: Path):
+    said = nanproof("prove", attention, "--assume", "x=-4:4")
+    assert said.code == 0
+    assert "x: numbers from -4 to 4 (given)" in said.out
+    assert "mask: whole numbers from 0 to 1" in said.out
+    assert "no Inf and no NaN for any input as assumed (numerics: gpu, cpu and ane)" in said.out
+
+
+def test_what_is_not_proved_names_the_op_and_the_line(nanproof: Command, loud: Path):
+    said = nanproof("prove", loud, "--assume", "x=-4:4", "--unit", "gpu")
+    assert said.code == 3
+    assert "it may be infinite" in said.out
+    assert "nets.py:" in said.out
+    assert "not proved for gpu: this is no evidence that it fails" in said.out
+    document = nanproof("prove", loud, "--assume", "x=-4:4", "--unit", "gpu", "--json").document
+    assert (document["kind"], document["verdict"]) == ("prove", "unknown")
+    (obstacle,) = (o for o in document["units"]["gpu"]["obstacles"] if o["first"])
+    assert obstacle["source"]["file"].endswith("nets.py")
+
+
+def test_inputs_give_the_range_of_what_has_none(nanproof: Command, attention: Path, batch: Path):
+    with np.load(batch) as arrays:
+        least = float(arrays["x"].min())
+    document = nanproof("prove", attention, "--inputs", batch, "--json").document
+    (x,) = (a for a in document["assumptions"] if a["name"] == "x")
+    assert x["low"] == least
+
+
+def test_wrong_use(nanproof: Command, attention: Path):
+    said = nanproof("prove", attention, "--assume", "x=wide:4")
+    assert (said.code, "--assume 'x=wide:4' is no NAME=LOW:HIGH" in said.err) == (2, True)
+    said = nanproof("prove", attention, "--shape", "x=a")
+    assert (said.code, "--shape 'x=a' is no NAME=SIZES" in said.err) == (2, True)
+    said = nanproof("prove", attention, "--assume", "z=0:1")
+    assert (said.code, "There is no input 'z' to assume anything of" in said.err) == (2, True)
