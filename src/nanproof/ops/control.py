@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic
+from nanproof.ops.bound_movement import moves
 from nanproof.ops.bounding import Reading, UnboundedError
 from nanproof.ops.record import Note, OpDef, Sample, flag, float_block, op, structural
 from nanproof.program import Block
@@ -83,5 +84,5 @@ OPS: tuple[OpDef, ...] = (
         bound=_by_blocks,
         notes=(_FOREVER,),
     ),
-    structural("const", _const, _const_samples, notes=(_READ,)),
+    structural("const", _const, _const_samples, bound=moves(_const, data="val"), notes=(_READ,)),
 )
