@@ -11,6 +11,7 @@ so the stored result of every point of an interval lies between the grid points 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
