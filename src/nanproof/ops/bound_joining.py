@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanproof.numerics.arithmetic import Arithmetic, SingleInside
+from nanproof.ops.bound_links import broadcast_links
 from nanproof.ops.bound_movement import merged, moves
 from nanproof.ops.bounding import BoundRule, Reading, UnboundedError, parameter
 from nanproof.values.bound import Ball, Bound, compressed, hull, once, outward
@@ -166,7 +167,10 @@ def tile(reading: Reading, x: Bound, reps: Bound) -> Bound:
 
     mix = x.mix if x.mix is not None and times[x.mix.axis] == 1 else None
     balls = tuple(moved(make) for make in x.balls)
-    return Bound(shape, repeated(low), repeated(high), x.nan, x.whole, balls, mix=mix)
+    # A single element that is repeated is what it was; several in a row would no longer follow the base.
+    single = all(size == 1 or n == 1 for size, n in zip(x.shape, times, strict=True))
+    links = tuple(link for link in broadcast_links(x, shape) if link.sense != "top") if single else ()
+    return Bound(shape, repeated(low), repeated(high), x.nan, x.whole, balls, links, mix=mix)
 
 
 def repeated_sizes(t: Tensor, times: Sequence[int]) -> list[int]:
