@@ -29,7 +29,7 @@ DATA = frozenset(
 )
 """Inputs that are data; all others are constants of a program, most of the time."""
 
-_PLACES = frozenset(("indices", "weight", "bias", "y", "b", "a", "attn_mask", "updates", "shape", "begin"))
+_PLACES = frozenset(("indices", "weight", "bias", "y", "b", "a", "attn_mask", "updates"))
 """Inputs that are now data and now constants."""
 
 
@@ -86,7 +86,8 @@ def boxed_call(record: OpDef, inputs: Mapping[str, Any], types: Sequence[Type], 
         name = next(n for n, g in inputs.items() if not isinstance(g, str))
         array = np.asarray(arrays_of(inputs[name])[0])
         values[f"{name}_0"] = value = Value(f"{name}_0", _type_of(array))
-        boxes[f"{name}_0"] = around(rng, array, calm=calm)
+        wide = array.astype(np.float64)
+        boxes[f"{name}_0"] = Box(array, wide, wide)  # a parameter, of which sizes may depend
         arguments[name] = (value, *arguments[name][1:])
     outputs = tuple(Value(f"out_{i}", t) for i, t in enumerate(types))
     block = Block(tuple(values.values()), (Op(record.name, "call", arguments, outputs),), outputs)
@@ -128,6 +129,8 @@ def check(
             for value, bound, tensor in tensors:
                 if not isinstance(bound, Bound) or not isinstance(tensor, Tensor) or value.type.dtype is DType.STRING:
                     continue
+                if all(isinstance(n, int) for n in value.type.shape) and tuple(tensor.shape) != value.type.shape:
+                    continue  # sizes that depend on the point: the program declares those of the sample
                 tally.elements += tensor.numel()
                 stored = torch.from_numpy(np.asarray(from_carrier(tensor, value.type.dtype)))
                 shown = tensor if value.type.dtype.is_float else stored

@@ -90,7 +90,7 @@ def rms_norm(s: Scene) -> Any:
         squares = [lambda: mb.mul(x=up, y=up), lambda: mb.square(x=up)][int(s.rng.integers(2))]()
         mean = mb.reduce_mean(x=squares, axes=[-1], keep_dims=True)
         if form == 0:
-            normal = mb.mul(x=up, y=mb.rsqrt(x=mb.add(x=mean, y=epsilon), epsilon=type(epsilon)(0)))
+            normal = mb.mul(x=up, y=mb.rsqrt(x=mb.add(x=mean, y=epsilon), epsilon=np.zeros_like(epsilon)))
         elif form == 1:
             normal = mb.mul(x=up, y=mb.rsqrt(x=mean, epsilon=epsilon))
         else:

@@ -20,10 +20,10 @@ from tests.laws.inference import RejectedError, infer, opsets_of
 from tests.laws.test_generated import INPUTS
 
 BOUNDED = sorted(name for name in INPUTS if "bound" in TABLE[name].readings)
-EXAMPLES = 6
+EXAMPLES = 5
 POINTS = 5
 PROGRAMS = 3
-SAMPLES = 4
+SAMPLES = 3
 
 
 def assert_bounded(name: str, inputs: Mapping[str, Any], types: Any, seed: int, tally: Tally) -> None:
