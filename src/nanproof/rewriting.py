@@ -69,7 +69,10 @@ def rewritten(
     """
     now, frozen = lowered, frozenset[str]()
     for stage in STAGES:
-        proposal = stage(Situation(now.program, now.ranges, trial.all_inputs, limits, frozen | now.plan.author))
+        situation = Situation(
+            now.program, now.ranges, trial.all_inputs, len(trial.inputs), limits, frozen | now.plan.author
+        )
+        proposal = stage(situation)
         if not proposal.rewrites:
             continue
         plan = replace(now.plan, rewrites=now.plan.rewrites + proposal.rewrites)
@@ -85,7 +88,9 @@ def rewritten(
             continue
         frozen |= {n for r in proposal.rewrites if r.name == "mask-sentinel" for n in r.ops}
         now = Rewritten(plan, [*now.findings, *proposal.findings], now.pymil, program, ranges)
-    plan, findings = with_needed_islands(now.plan, Situation(now.program, now.ranges, trial.all_inputs, limits, frozen))
+    plan, findings = with_needed_islands(
+        now.plan, Situation(now.program, now.ranges, trial.all_inputs, len(trial.inputs), limits, frozen)
+    )
     return replace(now, plan=plan, findings=[*now.findings, *findings])
 
 

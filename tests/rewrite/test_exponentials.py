@@ -84,7 +84,7 @@ def test_a_computed_mask_is_left_to_fp32():
     """The mask need not be 0 where the exponential overflows on the next input."""
     module = Of(lambda x, m: torch.exp(x) * m)
     x, m = torch.linspace(0, 20, 8)[None], (torch.arange(8) < 4).float()[None]
-    result = converted(module, (x, m))
+    result = converted(module, (x, m), stress=False)
     assert applied(result) == set()
     assert result.plan.fp32_ops > 0
     assert max(errors(result, module, (x, m)).values()) < 5e-3

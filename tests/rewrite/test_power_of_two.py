@@ -212,6 +212,15 @@ def test_rows_of_zeros_stay_zeros():
     assert max(errors(result, Of(rms_norm), (x,)).values()) < 5e-3
 
 
+def test_a_map_of_zeros_stays_zeros():
+    """Where the deviation is 0 the epsilon is all that is divided by: it has to survive every division by two."""
+    module, shape, factor, _ = SCALED["group norm"]
+    x = draw(*shape).clamp(-2.5, 2.5) * factor
+    result = converted(module, (x,), stress=False)
+    assert applied(result) == {"power-of-two"}
+    assert max(errors(result, module, (x,), (torch.zeros(shape),)).values()) < 5e-3
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch.export's own
 def test_coremltools_alone_loses_the_rows():
     """The control: with FP16 and no rewrite the squares are infinite, and rows of a large norm become zeros."""

@@ -36,7 +36,8 @@ class Situation:
     Attributes:
         program: The program.
         ranges: Ranges observed on it under ``reference`` numerics.
-        batches: The inputs of these runs.
+        batches: The inputs of these runs: given ones, and then stress inputs.
+        given: How many of them are given; on the others only finiteness counts.
         limits: Where the numbers of the requested units end.
         rewritten: Names of ops that are to stay as they are: they hold the finite sentinels of an earlier stage, or are
             the author's FP32, which no value overflows.
@@ -45,6 +46,7 @@ class Situation:
     program: Program
     ranges: Ranges
     batches: Sequence[Mapping[str, Any]]
+    given: int
     limits: Limits
     rewritten: frozenset[str] = frozenset()
 
@@ -65,7 +67,7 @@ def _functions(situation: Situation) -> Proposal:
 
 def _powers_of_two(situation: Situation) -> Proposal:
     known = Known(situation.program, situation.ranges, situation.limits, situation.rewritten)
-    return power_of_two.propose(known, situation.batches)
+    return power_of_two.propose(known, situation.batches, situation.given)
 
 
 def _bounds(situation: Situation) -> Proposal:

@@ -103,6 +103,7 @@ class Exponents:
         self._base: dict[Value, int] = {}
         self._names: dict[Value, dict[int, str]] = {}
         self._origins: dict[Value, frozenset[str]] = {}
+        self._lowest: set[Value] = set()
         self._taken = {v.name for op in known.program.walk() for v in op.outputs}
 
     # -- what rules ask -----------------------------------------------------------------------------------------------
@@ -149,6 +150,7 @@ class Exponents:
         over = max((self.magnitude(v) / limit for v in op.outputs), default=0.0)
         over = max(over, inside / self.known.limits.stored)
         found = math.ceil(math.log2(over)) + _ROOM
+        found += found % 2  # a root behind it halves the exponent
         self.hazards[op] = found
         return found
 
@@ -189,6 +191,8 @@ class Exponents:
             return
         self.touched[op.name] = None
         self._require_normal(value, exponent)
+        if value in self._lowest and exponent > self.of(value):
+            raise GivenUpError(f"'{value.name}' may be the smallest FP16 number already, which '{op.name}' would halve")
         if self.magnitude(value) * 2.0**-exponent > self.known.limits.stored:
             raise GivenUpError(f"'{op.name}' ({op.type}) reads '{value.name}', which does not fit as it is")
         names = self._names.setdefault(value, {})
@@ -208,7 +212,10 @@ class Exponents:
         if exponent == 0 or constant is None or not constant.any():
             return
         scaled = np.ldexp(constant.astype(np.float64), -exponent)
-        scaled = np.where((np.abs(scaled) < floor) & (constant != 0), np.copysign(floor, constant), scaled)
+        vanishing = (np.abs(scaled) < floor) & (constant != 0)
+        scaled = np.where(vanishing, np.copysign(floor, constant), scaled)
+        if vanishing.any():
+            self._lowest.update(op.outputs)
         self.touched[op.name] = None
         place = (op.name, name, index) if mover is None else (mover.name, "x", 0)
         with np.errstate(over="ignore"):

@@ -10,7 +10,7 @@ of degree 0), or into a multiplication by ``2**e`` once the value fits.
   logarithm and a broken power get one more rounding.
 * **Constants that are added** (an epsilon, a bias, a bound) are divided as well. One that would vanish becomes the
   smallest FP16 number, so that a sum that was above 0 stays above 0.
-* **Condition**: most elements of what is scaled stay normal FP16 numbers, in each run that was observed. What an
+* **Condition**: most elements of what is scaled stay normal FP16 numbers, in each run on given inputs. What an
   overflowing value is computed from, and all that is computed from it up to that place, has a rule. What divides, or
   goes into a root or a logarithm, keeps its precision at its smallest observed element above 0: ``2**-15`` or more,
   where half an ulp is ``2**-10`` of it. Where a condition fails, the op stays FP32.
@@ -52,17 +52,18 @@ class _FailedError(Exception):
         self.op, self.origins = op, origins
 
 
-def propose(known: Known, batches: Sequence[Mapping[str, Any]]) -> Proposal:
+def propose(known: Known, batches: Sequence[Mapping[str, Any]], given: int) -> Proposal:
     """One rewrite for all overflows of a float32 program that can be scaled away.
 
     Args:
         known: What is known of the program; its small values are filled in here, if they are needed.
         batches: Inputs of the runs on which its ranges were observed.
+        given: How many of them the precision has to hold on. The others are stress inputs, which have to stay finite.
     """
     known = replace(known, inside=_deviations(known, batches))
     if not any(overflows(known, op) for op in known.program.main.block.ops):
         return Proposal()
-    smallest, typical = _small(known.program, batches)
+    smallest, typical = _small(known.program, batches[:given])
     known = replace(known, smallest=smallest, typical=typical)
     given_up: set[str] = set()
     plain: set[str] = set()
