@@ -37,17 +37,19 @@ class Trial:
 
     Of a model that keeps states the batches are a conversation, in their order; each stress variant is a first call.
 
-    The answer to a stress input is ``None`` if the module itself refuses it. Inputs are what the module sees, and
-    ``images`` are those of them for which the written file takes pixels. ``kinds`` are what inputs were taken for.
+    Stress inputs that the module itself refuses are ``refused``, and not run: the file may do anything with them.
+    Inputs are what the module sees, and ``images`` are those of them for which the written file takes pixels. ``kinds``
+    are what inputs were taken for.
     """
 
     outputs: tuple[str, ...]
     inputs: Sequence[Arrays]
     expected: Sequence[Sequence[np.ndarray]]
     stress: Sequence[StressInput]
-    stress_expected: Sequence[Sequence[np.ndarray] | None]
+    stress_expected: Sequence[Sequence[np.ndarray]]
     images: Mapping[str, Declared] = field(default_factory=dict[str, Declared])
     kinds: Mapping[str, InputKind] = field(default_factory=dict[str, InputKind])
+    refused: Sequence[StressInput] = ()
 
     @property
     def all_inputs(self) -> list[Arrays]:
@@ -94,6 +96,7 @@ class Trial:
         comparison = compare_outputs(self.outputs, actual[:count], self.expected, unit)
         stressed = zip(self.stress, actual[count:], self.stress_expected, strict=True)
         outcomes = tuple(self._stress_outcome(unit, *run) for run in stressed)
+        outcomes += tuple(StressOutcome(s.what, 0, 0.0, compared=False) for s in self.refused)
         reasons: list[str] = []
         for output in comparison.outputs:
             if output.worst.nonfinite:
@@ -106,10 +109,8 @@ class Trial:
         return UnitResult(unit, "failed" if reasons else "tested", tuple(reasons), comparison, tuple(births), outcomes)
 
     def _stress_outcome(
-        self, unit: str, stress: StressInput, actual: Arrays, expected: Sequence[np.ndarray] | None
+        self, unit: str, stress: StressInput, actual: Arrays, expected: Sequence[np.ndarray]
     ) -> StressOutcome:
-        if expected is None:
-            return StressOutcome(stress.what, 0, 0.0, compared=False)
         found = compare_outputs(self.outputs, [actual], [expected], unit)
         return StressOutcome(stress.what, found.nonfinite, found.error, compared=True)
 
@@ -154,8 +155,18 @@ def gather(
     kinds |= {name: _image_kind(one) for name, one in images.items()}
     stress = _stressed(kinds, named[0], images) if with_stress else []
     stress = [replace(s, inputs=_turn({**named[0], **s.inputs}, reference, goes_on=False)) for s in stress]
-    answers = [_answer(reference, program, calls[0], s) for s in stress]
-    return Trial(tuple(program.outputs), named, expected, stress, answers, images, kinds)
+    answers = [(s, _answer(reference, program, calls[0], s)) for s in stress]
+    taken = [(s, answer) for s, answer in answers if answer is not None]
+    return Trial(
+        outputs=tuple(program.outputs),
+        inputs=named,
+        expected=expected,
+        stress=[s for s, _ in taken],
+        stress_expected=[answer for _, answer in taken],
+        images=images,
+        kinds=kinds,
+        refused=[s for s, answer in answers if answer is None],
+    )
 
 
 def _image_kind(declared: Declared) -> InputKind:

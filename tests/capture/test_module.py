@@ -121,6 +121,8 @@ class Counter(nn.Module):
         return x + self.calls
 
 
-def test_buffers_that_change_are_refused():
-    with pytest.raises(CaptureError, match=r"(?s)changes the buffer calls in place.*return the new one"):
-        capture(Counter(), (torch.zeros(2),))
+def test_buffers_that_change_are_states_under_their_own_names():
+    captured = capture(Counter(), (torch.zeros(2),))
+    assert list(captured.states) == ["calls"]
+    assert torch.equal(captured.states["calls"], Counter().calls)
+    assert list(captured.exported.graph_signature.buffers_to_mutate.values()) == ["calls"]

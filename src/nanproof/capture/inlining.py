@@ -24,7 +24,6 @@ def inline_blocks(exported: ExportedProgram) -> None:
     while blocks := {node: block for node in module.graph.nodes if (block := _block(node))}:
         for node, block in blocks.items():  # each may hold another one
             _inline(module, node, *block)
-    module.delete_all_unused_submodules()
     module.recompile()
 
 
@@ -45,6 +44,8 @@ def _inline(module: fx.GraphModule, node: fx.Node, reference: fx.Node, operands:
     module.graph.erase_node(node)
     if not reference.users:
         module.graph.erase_node(reference)
+        # One by one: `delete_all_unused_submodules` also takes the graphs within those that are used.
+        module.delete_submodule(str(reference.target))
 
 
 def _block(node: fx.Node) -> tuple[fx.Node, tuple[Any, ...]] | None:
