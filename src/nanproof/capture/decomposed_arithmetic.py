@@ -107,14 +107,6 @@ def _hardtanh(x: Tensor, min_val: Number = -1, max_val: Number = 1) -> Tensor:
     return aten.hardtanh.default(x, float(min_val), float(max_val)) if x.is_floating_point() else NotImplemented
 
 
-def _bitwise(logical: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    def decompose(x: Tensor, y: Tensor) -> Tensor:
-        """A bitwise operator of booleans, which 9.0 lacks. MIL has none of integers."""
-        return logical(x, y) if x.dtype == y.dtype == torch.bool else NotImplemented
-
-    return decompose
-
-
 def _any(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``any`` of numbers. 9.0 casts them to integers first, so that 0.5 counts as false."""
     return NotImplemented if x.dtype == torch.bool else torch.any(x != 0, *args, **kwargs)
@@ -203,8 +195,6 @@ ARITHMETIC: dict[Any, Callable[..., Any]] = {
     aten.fmin.default: _fmin,
     aten.lerp.Scalar: _lerp,
     aten.hardtanh.default: _hardtanh,
-    aten.bitwise_or.Tensor: _bitwise(torch.logical_or),
-    aten.bitwise_xor.Tensor: _bitwise(torch.logical_xor),
     aten.any.default: _any,
     aten.any.dim: _any,
     aten.any.dims: _any,

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from nanproof.capture.decomposed_arithmetic import ARITHMETIC
+from nanproof.capture.decomposed_bits import BITS
 from nanproof.capture.decomposed_indexing import INDEXING
+from nanproof.capture.decomposed_scalars import admit_integers, admit_scalars
+from nanproof.capture.decomposed_scattering import SCATTERING
 
 __all__ = ["table"]
 
@@ -28,6 +31,10 @@ def table() -> Any:
     decompositions[aten.view.default] = _view
     decompositions.update(ARITHMETIC)
     decompositions.update(INDEXING)
+    decompositions.update(BITS)
+    decompositions.update(SCATTERING)
+    admit_integers(decompositions)
+    admit_scalars(decompositions)
     attention = aten.scaled_dot_product_attention.default
     decompositions[attention] = _attention(decompositions[attention])
     for operator, is_kept in _KEPT.items():
@@ -95,8 +102,20 @@ def _in_evaluation(
     return not train
 
 
+def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether a layer is the MIL op. Decomposed, it has a reshape before it and one behind for more than two axes."""
+    return x.dim() > 1 and weight.dim() == 2 and x.is_floating_point()
+
+
+def _plain_matmul(x: Tensor, y: Tensor) -> bool:
+    """Whether a product is the MIL op. Decomposed, it has three reshapes around it for more than three axes."""
+    return x.dim() > 1 and y.dim() > 1 and x.is_floating_point() and y.is_floating_point()
+
+
 _KEPT: dict[Any, Callable[..., bool]] = {
     aten.scaled_dot_product_attention.default: _lowered_attention,
+    aten.linear.default: _plain_linear,
+    aten.matmul.default: _plain_matmul,
     aten.lstm.input: _plain_lstm,
     aten.gru.input: _in_evaluation,
     aten.rnn_tanh.input: _in_evaluation,

@@ -27,6 +27,7 @@ __all__ = [
     "is_target",
     "mb",
     "mlmodel",
+    "promote_input_dtypes",
     "quiet",
     "register_pass",
     "register_torch_op",
@@ -58,6 +59,7 @@ with quiet():
     from coremltools.converters.mil.frontend.torch.internal_graph import InternalTorchIRNode
     from coremltools.converters.mil.mil import types as _types
     from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
+    from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes as _promote_input_dtypes
     from coremltools.converters.mil.mil.passes import pass_registry
     from coremltools.converters.mil.mil.passes.defs.quantization import add_int16_cast
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
@@ -73,6 +75,7 @@ types: Any = _types
 torch_ops: Any = _torch_ops
 TorchNode: Any = InternalTorchIRNode
 convert_node: Any = _torch_ops.convert_single_node
+promote_input_dtypes: Any = _promote_input_dtypes
 is_target: Any = is_current_opset_version_compatible_with
 """Whether the program that is being built may hold the ops of a deployment target."""
 register_torch_op: Any = torch_op_registry.register_torch_op

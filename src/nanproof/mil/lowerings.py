@@ -9,9 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from nanproof.mil.coreml import mb, register_torch_op, torch_ops, types
+from nanproof.mil.coreml import mb, promote_input_dtypes, register_torch_op, torch_ops, types
 
-__all__ = ["alias", "clamp", "gelu", "grid_sampler_2d", "prod", "reciprocal"]
+__all__ = [
+    "alias",
+    "clamp",
+    "gelu",
+    "grid_sampler_2d",
+    "native_layer_norm",
+    "prod",
+    "reciprocal",
+    "scalar_tensor",
+    "where",
+]
 
 
 @register_torch_op(override=True)
@@ -71,3 +81,56 @@ def prod(context: Any, node: Any) -> None:
 def grid_sampler_2d(context: Any, node: Any) -> None:
     """``aten.grid_sampler_2d``: 9.0 knows it as ``grid_sampler`` only, which torch.export does not write."""
     torch_ops.grid_sampler(context, node)
+
+
+@register_torch_op(override=True, torch_alias=["where.self"])
+def where(context: Any, node: Any) -> None:
+    """``aten.where``: 9.0 tiles all three operands to one shape first, and fails where that has no axes.
+
+    ``select`` broadcasts by itself, but does not count the axes of its condition.
+    """
+    inputs = torch_ops._get_inputs(context, node)
+    if len(inputs) == 1:
+        torch_ops._nonzero_as_tuple(context, node, inputs[0])
+        return
+    cond, a, b = inputs
+    a, b = promote_input_dtypes([a, b])
+    cond = cond if types.is_bool(cond.dtype) else mb.cast(x=cond, dtype="bool")
+    shapes = [tuple(x.shape) for x in (cond, a, b)]
+    if all(isinstance(size, (int, np.integer)) for shape in shapes for size in shape):
+        whole = np.broadcast_shapes(*shapes)
+        if whole != np.broadcast_shapes(*shapes[1:]):
+            a = _spread(a, whole)
+    context.add(mb.select(cond=cond, a=a, b=b, name=node.name))
+
+
+def _spread(x: Any, shape: tuple[int, ...]) -> Any:
+    """A value repeated to a shape that it can be broadcast to."""
+    missing = len(shape) - x.rank
+    x = mb.expand_dims(x=x, axes=list(range(missing))) if missing else x
+    return mb.tile(x=x, reps=[wide // own for wide, own in zip(shape, x.shape, strict=True)])
+
+
+@register_torch_op(override=True, torch_alias=["scalar_tensor.default"])
+def scalar_tensor(context: Any, node: Any) -> None:
+    """``aten.scalar_tensor``, in the dtype that it names: 9.0 ignores it."""
+    value = torch_ops._get_inputs(context, node, min_expected=1)[0]
+    number = getattr(value, "val", value)
+    dtype = torch_ops._get_kwinputs(context, node, "dtype", default=[None])[0]
+    kind = {"int32": np.int32, "bool": np.bool_}.get(torch_ops.NUM_TO_DTYPE_STRING[dtype.val] if dtype else "")
+    context.add(mb.const(val=(kind or np.float32)(number), name=node.name))
+
+
+@register_torch_op(override=True)
+def native_layer_norm(context: Any, node: Any) -> None:
+    """``aten.native_layer_norm``: 9.0 refuses weights that are no constants. Mean and deviation are not returned."""
+    x, shape, weight, bias, epsilon = torch_ops._get_inputs(context, node, expected=5)
+    axes = list(range(-len(shape.val), 0))
+    known = {"gamma": weight, "beta": bias}
+    given = {name: var for name, var in known.items() if var is not None and var.val is not None}
+    constant = len(given) == sum(var is not None for var in known.values())
+    result = mb.layer_norm(x=x, axes=axes, epsilon=epsilon, **(given if constant else {}))
+    if not constant:
+        result = result if weight is None else mb.mul(x=result, y=weight)
+        result = result if bias is None else mb.add(x=result, y=bias)
+    context.add((result, None, None), torch_name=node.name)
