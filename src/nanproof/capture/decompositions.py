@@ -112,10 +112,18 @@ def _plain_matmul(x: Tensor, y: Tensor) -> bool:
     return x.dim() > 1 and y.dim() > 1 and x.is_floating_point() and y.is_floating_point()
 
 
+def _of_floats(x: Tensor, *args: Any, **kwargs: Any) -> bool:
+    """Whether an activation is one of floats."""
+    return x.is_floating_point()
+
+
 _KEPT: dict[Any, Callable[..., bool]] = {
     aten.scaled_dot_product_attention.default: _lowered_attention,
     aten.linear.default: _plain_linear,
     aten.matmul.default: _plain_matmul,
+    aten.hardswish.default: _of_floats,
+    aten.hardsigmoid.default: _of_floats,
+    aten.silu.default: _of_floats,
     aten.lstm.input: _plain_lstm,
     aten.gru.input: _in_evaluation,
     aten.rnn_tanh.input: _in_evaluation,

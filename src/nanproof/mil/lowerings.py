@@ -14,6 +14,7 @@ from nanproof.mil.coreml import mb, promote_input_dtypes, register_torch_op, tor
 __all__ = [
     "alias",
     "clamp",
+    "div",
     "gelu",
     "grid_sampler_2d",
     "native_layer_norm",
@@ -134,3 +135,18 @@ def native_layer_norm(context: Any, node: Any) -> None:
         result = result if weight is None else mb.mul(x=result, y=weight)
         result = result if bias is None else mb.add(x=result, y=bias)
     context.add((result, None, None), torch_name=node.name)
+
+
+@register_torch_op(override=True, torch_alias=["truediv"])
+def div(context: Any, node: Any) -> None:
+    """``aten.div``: 9.0 divides integers as floats with either rounding, wrong beyond 2^24, and returns floats."""
+    x, y = torch_ops._get_inputs(context, node, min_expected=2)[:2]
+    rounding = torch_ops._get_kwinputs(context, node, "rounding_mode", default=[None])[0]
+    rounding = getattr(rounding, "val", rounding)
+    if rounding is None or not (types.is_int(x.dtype) and types.is_int(y.dtype)):
+        torch_ops.div(context, node)
+    elif rounding == "floor":
+        context.add(mb.floor_div(x=x, y=y, name=node.name))
+    else:
+        size = mb.floor_div(x=mb.abs(x=x), y=mb.abs(x=y))
+        context.add(mb.mul(x=size, y=mb.mul(x=mb.sign(x=x), y=mb.sign(x=y)), name=node.name))
