@@ -58,7 +58,10 @@ def judged(program: nanproof.Program, inputs: Sequence[Tensor], expected: Sequen
     shaped = {n: a.reshape(of.shape) for (n, of), a in zip(program.inputs.items(), arrays, strict=True)}
     found = list(Executor(program).once(shaped).values())
     errors = [
-        float(np.abs(ours.reshape(t.shape) - t.numpy()).max() / max(float(np.ptp(t.numpy())), 1e-12))
+        float(
+            np.abs(ours.reshape(t.shape) - t.numpy()).max()
+            / (float(np.ptp(t.numpy())) or float(np.abs(t.numpy()).max()) or 1.0)
+        )
         for ours, t in zip(found, expected, strict=True)
     ]
     return {"ops": len(ops), "located": sum(op.source is not None for op in ops), "error": max(errors)}

@@ -106,6 +106,8 @@ def _sample(name: str, operator: Any, call: Any, dtype: str, number: int) -> Sam
     inputs = tuple(leaf.detach().clone() for leaf in leaves if isinstance(leaf, Tensor))
     if name.split("/")[0] in _UNDEFINED:
         raise Unjudged("the result is not defined")
+    if not inputs:
+        raise Unjudged("no argument is a tensor, and a program has inputs")
     runs = [_run(module, inputs, seed) for seed in (1, 2)]
     if not runs[0]:
         raise Unjudged("it returns no tensor")
