@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from nanproof.mil.predict import enable_predict
     from nanproof.mil.read import load
     from nanproof.program import Pipeline, Program
+    from nanproof.refutation.refute import refute
+    from nanproof.refutation.witness import Budget, Refutation, Witness
     from nanproof.result import Conversion
     from nanproof.watching import Log, watch
 
 __version__ = "0.1.0"
 __all__ = [
     "Accumulation",
+    "Budget",
     "Comparison",
     "Conversion",
     "Log",
@@ -34,7 +37,9 @@ __all__ = [
     "Proof",
     "Range",
     "Ranges",
+    "Refutation",
     "State",
+    "Witness",
     "accumulations",
     "compare",
     "convert",
@@ -44,11 +49,13 @@ __all__ = [
     "predict",
     "prove",
     "ranges",
+    "refute",
     "watch",
 ]
 
 _HOMES = {
     "Accumulation": "nanproof.interpret.accumulators",
+    "Budget": "nanproof.refutation.witness",
     "Comparison": "nanproof.comparison.compare",
     "Conversion": "nanproof.result",
     "Log": "nanproof.watching",
@@ -57,7 +64,9 @@ _HOMES = {
     "Proof": "nanproof.interpret.proof",
     "Range": "nanproof.interpret.range",
     "Ranges": "nanproof.interpret.range",
+    "Refutation": "nanproof.refutation.witness",
     "State": "nanproof.interpret.state",
+    "Witness": "nanproof.refutation.witness",
     "accumulations": "nanproof.interpret.accumulators",
     "compare": "nanproof.comparison.compare",
     "convert": "nanproof.conductor",
@@ -66,6 +75,7 @@ _HOMES = {
     "make_state": "nanproof.interpret.state",
     "predict": "nanproof.interpret.execute",
     "prove": "nanproof.interpret.proof",
+    "refute": "nanproof.refutation.refute",
     "ranges": "nanproof.interpret.ranging",
     "watch": "nanproof.watching",
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +13,15 @@ from nanproof.cli.face import Answer, Face
 from nanproof.cli.verb import verb
 from nanproof.errors import UsageError
 
+if TYPE_CHECKING:
+    from nanproof.refutation.witness import Refutation
+
 __all__ = ["prove"]
 
 
 @verb(
     "nanproof prove bert.mlpackage",
-    "nanproof prove net.mlpackage --assume x=-1:1 --unit gpu --unit ane",
+    "nanproof prove net.mlpackage --assume x=-1:1 --refute --witness broken.npz",
 )
 def prove(
     face: Face,
@@ -33,6 +37,10 @@ def prove(
     shape: Annotated[
         list[str] | None, typer.Option(help="Shape of an input that may have several.", metavar="NAME=1,128")
     ] = None,
+    refute: Annotated[bool, typer.Option("--refute", help="Search an input that breaks what is not proved.")] = False,
+    witness: Annotated[
+        Path | None, typer.Option(help="Where to save the input that was found.", metavar="FILE.npz")
+    ] = None,
     unit: Annotated[
         list[str] | None,
         typer.Option("--unit", help="Numerics to prove it for; may be repeated.", show_default="gpu, cpu, ane"),
@@ -41,14 +49,15 @@ def prove(
     """Bound every value of an ML Program for all inputs: is there one that makes Inf or NaN?
 
     What is assumed of the inputs is printed: token ids lie in their table, masks are 0 or 1, images are pixels; of what
-    is not known, say it with --assume. The answer is proved, or unknown with the op where the proof is lost. Exit code
-    0: proved; 3: unknown.
+    is not known, say it with --assume. The answer is proved, or unknown with the op where the proof is lost; with
+    --refute also refuted, with an input that was executed and fails. Exit code 0: proved; 1: refuted; 3: unknown.
     """
     with face.progress(f"proving {model}") as progress:
         progress("read")
         from nanproof.interpret.proof import DEFAULT_UNITS
         from nanproof.interpret.proof import prove as proved
         from nanproof.mil.read import load_program
+        from nanproof.refutation.refute import refute as search
         from nanproof.report.proof import proof_data, show_proof
 
         program = load_program(model)
@@ -62,8 +71,16 @@ def prove(
             batches=batches,
             shapes=dict(_shape(text) for text in shape or []),
         )
-    data = {"model": str(model), **proof_data(proof)}
-    return Answer("prove", data, lambda console: show_proof(console, data), 0 if proof.verdict == "proved" else 3)
+        found: Sequence[Refutation] = ()
+        if refute or witness is not None:
+            progress("search a witness")
+            found = search(program, proof, batches=batches)
+    data = {"model": str(model), **proof_data(proof, found)}
+    shown = next((r.witness for r in found if r.verdict == "refuted" and r.witness is not None), None)
+    if shown is not None and witness is not None:
+        data["witness"] = shown.reproduction(str(model), str(shown.save(witness)))
+    code = {"proved": 0, "refuted": 1}.get(data["verdict"], 3)
+    return Answer("prove", data, lambda console: show_proof(console, data), code)
 
 
 def _assumption(text: str) -> tuple[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from nanproof.interpret.proof import Obstacle, Proof, UnitProof
+from nanproof.refutation.witness import Refutation
 from nanproof.report.data import source_data
 from nanproof.report.terminal import labelled
 from nanproof.report.wording import joined, nearby, plural
@@ -20,10 +21,12 @@ _MOST = 5
 _EXCLUDED = "kernels that compute something else than their op, and inputs outside of what is assumed"
 
 
-def proof_data(proof: Proof) -> dict[str, Any]:
-    """A proof as plain data: the JSON that ``nanproof prove --json`` prints."""
+def proof_data(proof: Proof, refutations: Sequence[Refutation] = ()) -> dict[str, Any]:
+    """A proof as plain data, with what a search for witnesses came to: what ``nanproof prove --json`` prints."""
+    refuted = any(r.verdict == "refuted" for r in refutations)
     return {
-        "verdict": proof.verdict,
+        "verdict": "refuted" if refuted else proof.verdict,
+        "searched": [_refutation_data(r) for r in refutations],
         "assumptions": [
             {"name": a.name, "low": a.low, "high": a.high, "whole": a.whole, "reason": a.reason, "text": str(a)}
             for a in proof.assumptions
@@ -49,6 +52,21 @@ def _unit_data(unit: UnitProof) -> dict[str, Any]:
     }
 
 
+def _refutation_data(refutation: Refutation) -> dict[str, Any]:
+    witness = refutation.witness
+    return {
+        "unit": refutation.unit,
+        "op": refutation.op.name,
+        "verdict": refutation.verdict,
+        "reached": refutation.reached,
+        "limit": refutation.limit,
+        "executions": refutation.executions,
+        "exhausted": refutation.exhausted,
+        "witness": None if witness is None else {"what": witness.what, "op": witness.op, "start": witness.start},
+        "text": str(refutation),
+    }
+
+
 def _obstacle_data(obstacle: Obstacle) -> dict[str, Any]:
     return {
         "op": obstacle.op.name,
@@ -67,6 +85,8 @@ def show_proof(console: Console, data: Mapping[str, Any]) -> None:
     rows: list[tuple[str, RenderableType]] = [("assumed", Group(*assumed) if assumed else Text("nothing: no inputs"))]
     for name, unit in data["units"].items():
         rows.append((f"{name}", _unit_text(unit)))
+    if data["searched"]:
+        rows.append(("searched", Group(*(Text(found["text"]) for found in _worth_telling(data["searched"])))))
     rows.append((data["verdict"], _summary(data)))
     console.print(labelled(rows))
 
@@ -101,8 +121,17 @@ def _obstacle(obstacle: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def _worth_telling(searched: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """What was refuted; where nothing was, what came closest."""
+    refuted = [found for found in searched if found["verdict"] == "refuted"]
+    return (refuted or searched)[:_MOST]
+
+
 def _summary(data: Mapping[str, Any]) -> Text:
     units = joined(data["units"])
+    if data["verdict"] == "refuted":
+        told = data.get("witness")
+        return Text(f"an input within the assumptions breaks it (numerics: {units})" + (f": {told}" if told else ""))
     if data["verdict"] == "proved":
         return Text(f"no Inf and no NaN for any input as assumed (numerics: {units}); not covered: {_EXCLUDED}")
     open_units = joined(name for name, unit in data["units"].items() if unit["verdict"] != "proved")
