@@ -31,7 +31,7 @@ class Loud(nn.Module):
     """Values far beyond the FP16 range inside, small ones outside."""
 
     def forward(self, x):
-        return torch.log(torch.exp(x * 15.0) + 1.0)
+        return torch.exp(x * 15.0) ** 0.1
 
 def mlp():
     torch.manual_seed(0)
