@@ -44,6 +44,11 @@ class Scene:
             low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
         return Box(self.number(middle), low, high)
 
+    def positive(self, shape: tuple[int, ...]) -> Box:
+        """Numbers from 1 to 2: zero is not among them."""
+        ones = np.ones([1] * len(shape))
+        return Box(self.number(1 + self.rng.random(shape)), ones, 2 * ones)
+
     def whole(self, shape: tuple[int, ...], low: int, high: int) -> Box:
         sample = self.rng.integers(low, high + 1, shape).astype(np.int32)
         ends = (np.full([1] * len(shape), float(v)) for v in (low, high))
@@ -294,7 +299,8 @@ def convolutions(s: Scene) -> Any:
         y = mb.conv(x=y, weight=s.const(4, 2, 3, 3), groups=2, strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1])
         return mb.reduce_mean(x=y, axes=[2, 3], keep_dims=False)
 
-    return {"x": s.box((1, channels, side, side))}, build
+    shape = (1, channels, side, side)
+    return {"x": s.positive(shape) if s.rng.random() < 0.5 else s.box(shape)}, build
 
 
 def moved(s: Scene) -> Any:

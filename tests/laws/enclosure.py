@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -11,6 +12,10 @@ from nanproof.values.bound import Ball, Bound, Link
 
 _ROOM = 1e-9
 """Relative room for the float64 arithmetic of these checks themselves."""
+
+
+_SLOPPY = 1 + 2.0**-7
+"""The norm of a link takes no note of roundings: whoever divides by its gauge adds twice this room."""
 
 
 def violations(bound: Bound, value: Tensor, known: Mapping[int, Tensor] | None = None) -> Iterator[str]:
@@ -102,5 +107,11 @@ def _broken(link: Link, x: Tensor, base: Tensor) -> Iterator[str]:
         wrong = (gauge > 0) & (x.abs() * gauge > (factor + link.lost * gauge) * (1 + _ROOM))
     else:
         wrong = x != gauge
+    if link.sense == "under" and link.radius is not None:
+        span = sorted(link.span)
+        lost = link.lost * math.prod(x.shape[a] for a in span) ** 0.5
+        norm = x.square().sum(span, keepdim=True).sqrt()
+        if bool((norm > link.radius() * gauge * _SLOPPY + lost + room).any()):
+            yield f"its norm along {span} is not that of its link to the {link.kind} of another value"
     if bool(wrong.any()):
         yield f"its link '{link.sense}' to the {link.kind} of another value does not hold"

@@ -108,7 +108,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("no error of sums", _C, "outward(total * (count * reading.machine.unit))", "0 * total", ("linear", "matmul")),
     Fault("no lost products", _C, "+ count * lost +", "+", ("matmul", "conv", "linear", "sums")),
     Fault("limit of binary16", _S, "limit=2.0**15 if engine", "limit=65504.0 if engine", ("sums",)),
-    Fault("no zero in padding", _C, "low, high = low.clamp(max=0), high.clamp(min=0)", "pass", ("conv",)),
+    Fault("no zero in padding", _C, "low, high = low.clamp(max=0), high.clamp(min=0)", "pass", ("convolutions",)),
     Fault(
         "wrong end of a weight",
         _C,
@@ -137,7 +137,7 @@ FAULTS: tuple[Fault, ...] = (
         "negative rows",
         "ops.bound_lookup",
         "return 0, size - 1",
-        "return 0, int(high)",
+        "return 0, min(max(int(high), 0), size - 1)",
         ("gather", "gather_along_axis"),
     ),
     Fault(
@@ -270,7 +270,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "rounded inward",
         _S,
-        "torch.where(passed, narrow + ulp if up else narrow - ulp, narrow)",
+        "torch.where(passed, narrow - ulp, narrow)",
         "narrow",
         ("add", "mul", "real_div"),
     ),

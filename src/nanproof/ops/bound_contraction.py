@@ -385,7 +385,7 @@ def _grouped(reading: Reading, x: Bound, letters: str, groups: Sequence[Sequence
     def moved(arithmetic: Arithmetic, x: Tensor) -> Tensor:
         return x.permute(places).reshape(shape)
 
-    return moves(moved)(reading, x=_affordable(x))[0]
+    return moves(moved, to=shape)(reading, x=_affordable(x))[0]
 
 
 def _affordable(x: Bound) -> Bound:

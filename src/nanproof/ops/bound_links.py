@@ -110,7 +110,7 @@ def _quotient_ball(x: Bound, y: Bound, above: Link, below: Link) -> Ball | None:
     if above.radius is None:
         return None
     rank, axes = len(x.shape), sorted(above.span)
-    if any(y.low.shape[a] != 1 for a in axes):
+    if any(y.low.shape[a] != 1 for a in axes) or not bool((y.low > 0).all()):
         return None
     least = y.low
     ratio = above.radius() / below.factor * (1.0 if below.lost <= 0 else (least + below.lost) / least)

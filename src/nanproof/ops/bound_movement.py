@@ -7,7 +7,7 @@ zero), and what comes out with a stride of zero is merged again: most movements 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +41,14 @@ def _given(others: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def moves(run: Callable[..., Any], *, data: str = "x", injective: bool = True, fill: str = "") -> BoundRule:
+def moves(
+    run: Callable[..., Any],
+    *,
+    data: str = "x",
+    injective: bool = True,
+    fill: str = "",
+    to: Sequence[int] | None = None,
+) -> BoundRule:
     """The rule of an op that only moves the elements of one operand, or puts a constant beside them.
 
     Args:
@@ -49,6 +56,7 @@ def moves(run: Callable[..., Any], *, data: str = "x", injective: bool = True, f
         data: The name of the operand.
         injective: Whether no element comes twice, so that norms do not grow.
         fill: The name of the constant that may be put beside them.
+        to: The sizes of the result, where it is not the output of the op but a step on the way to it.
     """
 
     def rule(reading: Reading, **inputs: Any) -> Any:
@@ -72,7 +80,7 @@ def moves(run: Callable[..., Any], *, data: str = "x", injective: bool = True, f
         results: list[Bound] = []
         for output in range(len(reading.op.outputs)):
             low, high = moved(x.low, output), moved(x.high, output)
-            size = reading.shape(output)
+            size = reading.shape(output) if to is None else tuple(to)
             low, high = (
                 compressed(size, *torch.broadcast_tensors(low, high)) if low.shape != high.shape else (low, high)
             )
