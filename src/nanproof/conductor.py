@@ -259,9 +259,19 @@ class _Build:
         return self.lowered.trial
 
     def finish(self, findings: list[Finding]) -> Conversion:
+        """The conversion; without the rewrites whose precision rests on the data, if it fails with them."""
+        first = self._finished(findings, self.lowered.pymil, frozenset())
+        scaled = any(rewrite.name == "power-of-two" for rewrite in first.plan.rewrites)
+        if self.request.precision != "auto" or first.verdict != "failed" or not scaled:
+            return first
+        pymil = lower(self.captured.exported, self.request.options)
+        second = self._finished(findings, pymil, frozenset({"power-of-two"}))
+        return min(first, second, key=_badness)
+
+    def _finished(self, findings: list[Finding], pymil: Any, without: frozenset[str]) -> Conversion:
         folder = ScratchFolder()
         path = folder.path / "model.mlpackage"
-        rewritten = self._rewritten()
+        rewritten = self._rewritten(pymil, without)
         plan, findings = rewritten.plan, [*findings, *rewritten.findings]
         program, runs = self._tried(rewritten.pymil, plan, path, rewritten.ranges)
         for _ in range(_MOST_ROUNDS if self.request.precision == "auto" else 0):
@@ -301,9 +311,9 @@ class _Build:
             package(self._edited(plan), self._typing(plan), self.request.options, visitor=check)
         return [_pass_finding(change, "not repaired") for change in check.changes]
 
-    def _rewritten(self) -> Rewritten:
+    def _rewritten(self, pymil: Any, without: frozenset[str]) -> Rewritten:
         """The MIL program with all rewrites, and the plan of what stays FP32 beside them."""
-        pymil, ranges = self.lowered.pymil, self.lowered.ranges
+        ranges = self.lowered.ranges
         if self.request.precision == "float32":
             return unwritten(pymil, self.fp32, ranges)
         requests = requests_of(self.captured.author, self.fp32, handles_of(pymil))
@@ -318,6 +328,7 @@ class _Build:
                 Limits.of(self.request.numerics),
                 lower=lambda: lower(self.captured.exported, self.request.options),
                 sources=self.captured.sources,
+                without=without,
             )
         if self.request.precision == "float16":
             plan, findings = without_islands(found.plan, found.findings)
@@ -375,6 +386,12 @@ def _start_findings(captured: Captured) -> list[Finding]:
         for name, value in captured.states.items()
         if value.numel() and bool((value != 0).any())
     ]
+
+
+def _badness(conversion: Conversion) -> tuple[bool, int, float]:
+    """How far a conversion is from one that passes."""
+    stressed = sum(outcome.nonfinite for unit in conversion.units.values() for outcome in unit.stress)
+    return conversion.verdict == "failed", conversion.comparison.nonfinite + stressed, conversion.comparison.error
 
 
 def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +54,7 @@ def rewritten(
     *,
     lower: Callable[[], Any],
     sources: Mapping[int, Source],
+    without: Collection[str] = (),
 ) -> Rewritten:
     """A program with all rewrites that it needs, each shown to change nothing, and islands for what they leave.
 
@@ -66,6 +67,7 @@ def rewritten(
         limits: Where the numbers of the requested units end.
         lower: Makes the MIL program once more, as it was lowered.
         sources: Where ops come from, by ``debug_handle``.
+        without: Names of rewrites to leave out.
     """
     now, frozen = lowered, frozenset[str]()
     for stage in STAGES:
@@ -73,6 +75,8 @@ def rewritten(
             now.program, now.ranges, trial.all_inputs, len(trial.inputs), limits, frozen | now.plan.author
         )
         proposal = stage(situation)
+        if any(rewrite.name in without for rewrite in proposal.rewrites):
+            proposal = proposal.only(lambda rewrite: rewrite.name not in without)
         if not proposal.rewrites:
             continue
         plan = replace(now.plan, rewrites=now.plan.rewrites + proposal.rewrites)

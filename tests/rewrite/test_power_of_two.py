@@ -212,6 +212,17 @@ def test_rows_of_zeros_stay_zeros():
     assert max(errors(result, Of(rms_norm), (x,)).values()) < 5e-3
 
 
+def test_rows_of_small_variance_refuse_the_rewrite():
+    """Scaled for the one large row, the variance of the small ones would drown in the smallest epsilon of FP16."""
+    module = Of(lambda x: F.layer_norm(x * 40.0 + x.flip(-1) * 40.0, (WIDTH,)))
+    rows = torch.tensor([1500.0, 1500.0, 1500.0, 0.02])[:, None]
+    x = (draw(4, WIDTH) * rows,)
+    result = converted(module, x)
+    assert applied(result) == set()
+    assert result.plan.fp32_ops > 0
+    assert max(errors(result, module, x).values()) < 5e-3
+
+
 def test_a_map_of_zeros_stays_zeros():
     """Where the deviation is 0 the epsilon is all that is divided by: it has to survive every division by two."""
     module, shape, factor, _ = SCALED["group norm"]

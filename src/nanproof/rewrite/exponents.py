@@ -45,6 +45,7 @@ class Known:
         smallest: Of each value the smallest magnitude above 0 that was observed.
         typical: Of each value the median of the magnitudes above 0, in the run where it was smallest.
         inside: Of norms, by op name, the largest sum of squared deviations that was observed.
+        variance: Of norms, by op name, the smallest variance above 0 that was observed.
     """
 
     program: Program
@@ -54,6 +55,7 @@ class Known:
     smallest: Mapping[str, float] = field(default_factory=dict[str, float])
     typical: Mapping[str, float] = field(default_factory=dict[str, float])
     inside: Mapping[str, float] = field(default_factory=dict[str, float])
+    variance: Mapping[str, float] = field(default_factory=dict[str, float])
     makers: Mapping[Value, Op] = field(init=False)
     _readers: Counter[Value] = field(init=False)
 

@@ -390,8 +390,7 @@ def _require_variance(state: Exponents, op: Op, exponent: int) -> None:
     Raises:
         GivenUpError: It may not.
     """
-    typical = state.known.typical.get(op.inputs["x"][0].name, math.inf) * 2.0**-exponent
-    if exponent > 0 and typical**2 < 2.0**-13:
+    if exponent > 0 and state.known.variance.get(op.name, math.inf) * 4.0**-exponent < 2.0**-13:
         raise GivenUpError(f"the variance that '{op.name}' ({op.type}) divides by would come near to 2^-24")
 
 

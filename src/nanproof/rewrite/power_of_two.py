@@ -63,8 +63,7 @@ def propose(known: Known, batches: Sequence[Mapping[str, Any]], given: int) -> P
     known = replace(known, inside=_deviations(known, batches))
     if not any(overflows(known, op) for op in known.program.main.block.ops):
         return Proposal()
-    smallest, typical = _small(known.program, batches[:given])
-    known = replace(known, smallest=smallest, typical=typical)
+    known = _with_small(known, batches[:given])
     given_up: set[str] = set()
     plain: set[str] = set()
     for _ in range(_MOST_TRIALS):
@@ -82,27 +81,34 @@ def propose(known: Known, batches: Sequence[Mapping[str, Any]], given: int) -> P
 
 def _deviations(known: Known, batches: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of the norms whose sum of squared deviations may leave the range, the largest one on all runs."""
-    if not known.limits.narrow_sums:
-        return {}
-    norms = {op.name: axes for op in known.program.main.block.ops if (axes := _normalised(op))}
-    for op in known.program.main.block.ops:
-        if op.name in norms:
-            x = op.inputs["x"][0]
-            count = math.prod(d for d in x.type.shape if isinstance(d, int))
-            if known.ranges[x.name].magnitude ** 2 * count <= known.limits.stored:
-                del norms[op.name]
     found: dict[str, float] = {}
 
     def see(op: Op, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
-        if op.name in norms:
-            x, axes = operands[op.tensors.index(op.inputs["x"][0])].double(), norms[op.name]
-            squares = (x - x.mean(axes, keepdim=True)).square().sum(axes)
+        if _normalised(op):
+            squares, _ = _squares(op, operands)
             found[op.name] = max(found.get(op.name, 0.0), float(squares.max()))
 
+    if not known.limits.narrow_sums or not any(_may_overflow_inside(known, op) for op in known.makers.values()):
+        return {}
     executor = Executor(known.program)
-    for batch in batches if norms else ():
+    for batch in batches:
         executor.once(batch, [see])
     return found
+
+
+def _may_overflow_inside(known: Known, op: Op) -> bool:
+    if not _normalised(op):
+        return False
+    x = op.inputs["x"][0]
+    count = math.prod(d for d in x.type.shape if isinstance(d, int))
+    return known.ranges[x.name].magnitude ** 2 * count > known.limits.stored
+
+
+def _squares(op: Op, operands: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """The sums of squared deviations in a norm as it ran, and how many deviations each adds up."""
+    axes, x = _normalised(op), operands[op.tensors.index(op.inputs["x"][0])].double()
+    squares = (x - x.mean(axes, keepdim=True)).square().sum(axes)
+    return squares, x.numel() // max(squares.numel(), 1)
 
 
 def _normalised(op: Op) -> list[int]:
@@ -113,24 +119,33 @@ def _normalised(op: Op) -> list[int]:
     return [] if axes is None or isinstance(axes.const, str | None) else [int(a) for a in axes.const]
 
 
-def _small(program: Program, batches: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Of each computed float the smallest magnitude above 0 on all runs, and the smallest of their medians."""
+def _with_small(known: Known, batches: Sequence[Mapping[str, Any]]) -> Known:
+    """What is known, and of each computed float the smallest magnitude above 0, the smallest median, and variances."""
     smallest: dict[str, float] = {}
     typical: dict[str, float] = {}
+    variance: dict[str, float] = {}
 
     def see(op: Op, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
         for value, result in zip(op.outputs, results, strict=True):
-            if not result.is_floating_point():
-                continue
-            sizes = result[(result != 0) & result.isfinite()].abs()
+            sizes = _sizes(result)
             if sizes.numel():
-                smallest[value.name] = min(smallest.get(value.name, torch.inf), float(sizes.min()))
-                typical[value.name] = min(typical.get(value.name, torch.inf), float(sizes.median()))
+                smallest[value.name] = min(smallest.get(value.name, math.inf), float(sizes.min()))
+                typical[value.name] = min(typical.get(value.name, math.inf), float(sizes.median()))
+        if _normalised(op):
+            squares, count = _squares(op, operands)
+            sizes = _sizes(squares)
+            if sizes.numel():
+                variance[op.name] = min(variance.get(op.name, math.inf), float(sizes.min()) / count)
 
-    executor = Executor(program)
+    executor = Executor(known.program)
     for batch in batches:
         executor.once(batch, [see])
-    return smallest, typical
+    return replace(known, smallest=smallest, typical=typical, variance=variance)
+
+
+def _sizes(x: Tensor) -> Tensor:
+    """The magnitudes of the finite elements that are not 0; none of what holds no floats."""
+    return x[(x != 0) & x.isfinite()].abs() if x.is_floating_point() else torch.empty(0)
 
 
 def _settled(known: Known, given_up: frozenset[str], plain: frozenset[str]) -> Exponents:
