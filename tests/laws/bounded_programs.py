@@ -278,8 +278,11 @@ def positions(s: Scene) -> Any:
         places = mb.sub(x=mb.cumsum(x=mask, axis=-1), y=1)
         inside = mb.select(cond=mb.greater_equal(x=places, y=0), a=places, b=length - 1)
         rows = mb.gather(x=s.const(length, 4, scale=3.0), indices=inside, axis=0)
+        behind = mb.gather(
+            x=s.const(length, 2), indices=mb.sub(x=mask, y=min(length, 2)), axis=0, validate_indices=False
+        )
         running = mb.cumsum(x=mb.mul(x=mb.cast(x=mask, dtype="fp16" if s.half else "fp32"), y=s.number(0.25)), axis=1)
-        return mb.layer_norm(x=mb.add(x=rows, y=x), axes=[-1], epsilon=s.number(1e-5)), running
+        return mb.layer_norm(x=mb.add(x=rows, y=x), axes=[-1], epsilon=s.number(1e-5)), running, behind
 
     return {"mask": s.whole((1, length), 0, 1), "x": s.box((1, length, 4))}, build
 

@@ -138,7 +138,7 @@ FAULTS: tuple[Fault, ...] = (
         "ops.bound_lookup",
         "return 0, size - 1",
         "return 0, min(max(int(high), 0), size - 1)",
-        ("gather", "gather_along_axis"),
+        ("positions",),
     ),
     Fault(
         "length of rows",
