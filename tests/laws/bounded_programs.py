@@ -130,6 +130,20 @@ def layer_norm(s: Scene) -> Any:
     return {"x": s.box(shape), "y": s.box(shape)}, build
 
 
+def level_rows(s: Scene) -> Any:
+    """Large numbers that differ in their last digits, of which only a norm shows the difference."""
+    n, middle = int(s.rng.choice([3, 8, 64])), float(s.rng.choice([1e3, 3e4] if s.half else [1e3, 1e6, 1e9]))
+    ulp = float(np.spacing(s.number(middle)))
+    sample = s.number(middle + ulp * s.rng.integers(0, 3, (4, n)))
+    eps = s.number(s.rng.choice([1e-6, 1e-3]))
+
+    def build(x: Any) -> Any:
+        return mb.tanh(x=mb.layer_norm(x=x, axes=[-1], gamma=s.const(n), epsilon=eps))
+
+    ends = (np.full((1, 1), middle), np.full((1, 1), middle + 2 * ulp))
+    return {"x": Box(sample, *ends)}, build
+
+
 def normalised(s: Scene) -> Any:
     """``x / max(||x||, eps)``, by an op, a root or a clip; scaled products of two of them."""
     shape, eps = (*_sizes(s)[:2], 8), s.number(s.rng.choice([1e-4, 1e-2, 0.5]))
@@ -399,7 +413,7 @@ def loops(s: Scene) -> Any:
 PATTERNS: dict[str, Pattern] = {
     pattern.__name__: pattern
     for pattern in (
-        rms_norm, layer_norm, normalised, group_norm, masked_softmax, safe_softmax, attention, mean_pooling,
+        rms_norm, level_rows, layer_norm, normalised, group_norm, masked_softmax, safe_softmax, attention, mean_pooling,
         log_softmax, positions, convolutions, moved, sums, wide_linear,
         branches, loops,
     )

@@ -165,10 +165,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "ball of a normal row",
         _N,
-        "return both, math.sqrt(count) * _ROOM",
-        "return both, math.sqrt(count) * 0.9",
+        "return both, math.sqrt(count) * (_ROOM",
+        "return both, math.sqrt(count) * (0.9",
         ("layer_norm", "moved"),
     ),
+    Fault("level rows", _N, "x.reach / math.sqrt(epsilon) * _LOSS", "0 * x.reach", ("level_rows",)),
     Fault("no gamma", _N, "shift - scale.abs() * bound", "shift - bound", ("layer_norm",)),
     Fault("sign of a mean", _N, "ends = (x.low - middle) * scale", "ends = (x.low + middle) * scale", ("batch_norm",)),
     Fault(

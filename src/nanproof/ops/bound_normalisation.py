@@ -3,6 +3,10 @@
 Statistics are assumed to be taken in float32 and in two passes (mean, then the squares of what is centred), or as
 accurately (device facts G5, C6; docs, "What a proof assumes"). Then the standardised row has ``||z||**2 <= n`` whatever
 the mean was rounded to, since its own squares were summed; 2**-6 is the room for that sum.
+
+PyTorch computes ``x r + (-m r)`` with ``r = 1 / sqrt(Var[x] + epsilon)`` instead of ``(x - m) r``. For numbers of
+binary16 that is as good: unless all are the same, ``r |x| <= 2**11 sqrt(n)``, of which float32 loses nothing that
+counts. Other rows may differ by so little that only ``r <= epsilon**-0.5`` is left, and the loss is added.
 """
 
 from __future__ import annotations
@@ -15,12 +19,24 @@ from torch import Tensor
 
 from nanproof.ops.bounding import Reading, UnboundedError, parameter
 from nanproof.ops.record import ints
+from nanproof.program import DType
 from nanproof.values.bound import Ball, Bound, Mix, once
 
 __all__ = ["batch_norm", "instance_norm", "l2_norm", "layer_norm", "softmax", "softmax_room"]
 
 _ROOM = 1 + 2.0**-6
 _SQUARE_MAX = 3.0e38
+
+
+_LOSS = 2.0**-18
+"""Of ``|x| r``: 64 roundings of float32, so that a deviation of as many of them has a variance that is accurate."""
+
+
+def _lost(reading: Reading, x: Bound, epsilon: float) -> float:
+    """What each standardised element of a row may be off besides, where its numbers hardly differ."""
+    if x.halves or (reading.machine.half and reading.op.inputs["x"][0].type.dtype is DType.FP16):
+        return 0.0
+    return x.reach / math.sqrt(epsilon) * _LOSS if epsilon > 0 else math.inf
 
 
 def _standardised(reading: Reading, x: Bound, dims: list[int], epsilon: float) -> tuple[Tensor, float]:
@@ -52,10 +68,10 @@ def _standardised(reading: Reading, x: Bound, dims: list[int], epsilon: float) -
         return (spread + away) / math.sqrt(max(epsilon, 2.0**-24)) * _ROOM, math.inf
     one = torch.full([1] * len(x.shape), math.sqrt(max(count - 1, 0)) * _ROOM, dtype=torch.float64)
     by_spread = spread / math.sqrt(epsilon) * _ROOM if epsilon > 0 else torch.full_like(spread, math.inf)
-    both = torch.minimum(one, by_spread) + 2.0**-20
+    both = torch.minimum(one, by_spread) + 2.0**-20 + _lost(reading, x, epsilon)
     if bool((both == both.max()).all()):
         both = both.amax().reshape([1] * both.dim())
-    return both, math.sqrt(count) * _ROOM
+    return both, math.sqrt(count) * (_ROOM + _lost(reading, x, epsilon))
 
 
 def _affine(

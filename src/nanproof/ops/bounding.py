@@ -206,7 +206,7 @@ def stored(bound: Bound, dtype: DType, machine: Machine) -> Bound:
         mix = replace(
             mix, low=mix.low * (1 - relative) - count * absolute, high=mix.high * (1 + relative) + count * absolute
         )
-    return replace(bound, low=low, high=high, balls=balls, links=links, mix=mix)
+    return replace(bound, low=low, high=high, balls=balls, links=links, mix=mix, halves=half or bound.halves)
 
 
 def _noisy(make: Callable[[], Ball | None], noise: Tensor) -> Callable[[], Ball | None]:

@@ -140,6 +140,7 @@ class Bound:
         peak: ``(axis, least)``: along the axis some element is at least ``least``.
         value: The carrier of a constant.
         root: The value whose square this is, but for one rounding: a sum of squares is the square of a norm.
+        halves: Whether all elements are known to be numbers of binary16, in whatever type they are.
         token: The identity of the value, which exact copies share.
     """
 
@@ -154,6 +155,7 @@ class Bound:
     peak: tuple[int, float] | None = None
     value: Tensor | None = None
     root: Bound | None = None
+    halves: bool = False
     token: object = field(default_factory=object)
 
     @classmethod
