@@ -205,9 +205,6 @@ def test_whole_numbers_cannot_be_states():
     assert f"{__file__}:" in text
 
 
-@pytest.mark.xfail(
-    reason="an input that forward changes in place is not refused since the lowering of more operators", strict=True
-)
 def test_inputs_cannot_be_changed():
     class InPlace(nn.Module):
         def forward(self, x):

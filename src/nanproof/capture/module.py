@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
 from torch.utils._pytree import tree_leaves
 
 from nanproof.capture.author import Author, author_of, half_copy, located
@@ -109,7 +108,6 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None, *, wit
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
     keep_tensors(decomposed)
-    _forget_inputs(decomposed)
     attach_blocks(decomposed, _LIBRARIES)
     _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
@@ -191,18 +189,6 @@ def _rename_ambiguous(exported: ExportedProgram) -> None:
             for spec in exported.graph_signature.output_specs:
                 if getattr(spec.arg, "name", None) == old:
                     spec.arg.name = node.name  # type: ignore[union-attr]
-
-
-def _forget_inputs(exported: ExportedProgram) -> None:
-    """Drop what forward writes into its inputs (``x += 1``), in place: a Core ML model returns its outputs alone."""
-    output = exported.graph.output_node()
-    specs = exported.graph_signature.output_specs
-    kept = [i for i, spec in enumerate(specs) if spec.kind is not OutputKind.USER_INPUT_MUTATION]
-    if len(kept) < len(specs):
-        output.args = (tuple(output.args[0][i] for i in kept),)  # type: ignore[index]
-        specs[:] = [specs[i] for i in kept]
-        exported.graph.eliminate_dead_code()
-        exported.graph_module.recompile()
 
 
 def _refuse_dtypes(exported: ExportedProgram, sources: Mapping[int, Source]) -> None:
