@@ -40,13 +40,21 @@ def scaled_dot_product_attention(context: Any, node: Any) -> None:
         result = _fused(query, key, value, bias, guarded)
     else:
         factor = query.shape[-1] ** -0.5 if scale is None else scale
-        scaled = mb.mul(x=query, y=np.array(factor, types.nptype_from_builtin(query.dtype)))
-        scores = mb.matmul(x=scaled, y=key, transpose_y=True)
+        scores = mb.matmul(**_scaled(query, key, factor), transpose_y=True)
         scores = scores if mask is None else _masked(scores, mask)
         result = mb.matmul(x=mb.softmax(x=scores, axis=-1), y=value, **guarded)
     if attended is not None:
         result = mb.mul(x=result, y=attended, name=node.name)
     context.add(result)
+
+
+def _scaled(query: Any, key: Any, factor: float) -> dict[str, Any]:
+    """Both factors of the scores. A power of two costs no rounding on one side; another is shared, as in PyTorch."""
+    kind = types.nptype_from_builtin(query.dtype)
+    if factor <= 0 or np.frexp(factor)[0] == 0.5:
+        return {"x": mb.mul(x=query, y=np.array(factor, kind)), "y": key}
+    root = np.array(factor**0.5, kind)
+    return {"x": mb.mul(x=query, y=root), "y": mb.mul(x=key, y=root)}
 
 
 def _plain(given: Any) -> Any:
