@@ -323,7 +323,7 @@ def test_interruption_leaves_the_destination_untouched(x, tmp_path, monkeypatch)
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nanproof.conductor.load_program", interrupted)
+    monkeypatch.setattr("nanproof.building.load_program", interrupted)
     with pytest.raises(KeyboardInterrupt):
         nanproof.convert(Perceptron(), (x,)).save(path)
     assert sorted((p.relative_to(path), p.stat().st_size) for p in path.rglob("*")) == before

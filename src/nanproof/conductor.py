@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from nanproof import __version__
+from nanproof.building import Build, Lowered, pass_check, pass_finding
 from nanproof.capture.batch import Batch, as_batch
 from nanproof.capture.examples import generated, widened, widened_batch
 from nanproof.capture.huggingface import load_folder
 from nanproof.capture.module import Captured, capture
 from nanproof.capture.pretrained_inputs import example_of, is_pretrained
-from nanproof.comparison.compare import Comparison, compare_outputs
-from nanproof.comparison.passes import PassChange, PassCheck
-from nanproof.diagnosis.births import Birth, find_births
+from nanproof.comparison.compare import compare_outputs
+from nanproof.comparison.passes import PassChange
 from nanproof.errors import InputError, ModelFileError, UsageError
 from nanproof.findings import Finding
-from nanproof.interpret.observe import Ranges, observe
+from nanproof.interpret.observe import observe
+from nanproof.mil.checkpoints import Visitor
 from nanproof.mil.declared import declared_inputs, output_types, tensor_types
-from nanproof.mil.edit import ApplyEdits
-from nanproof.mil.frontend import Options, Typing, lower, package
-from nanproof.mil.package import ScratchFolder, write_model
-from nanproof.mil.read import load_program
+from nanproof.mil.frontend import Options, Packaged, Typing, lower, package
 from nanproof.mil.reflect import handles_of, reflect
-from nanproof.mil.sources import with_sources
 from nanproof.plan.author import requests_of
-from nanproof.plan.plan import Plan
-from nanproof.plan.planner import replan, without_islands
-from nanproof.program import DType, Program
 from nanproof.request import CoremltoolsOptions, Precision, Progress, Request, checked
 from nanproof.result import Conversion
-from nanproof.rewrite.limits import Limits
-from nanproof.rewriting import Rewritten, rewritten, unwritten
 from nanproof.stress.kinds import Stated
-from nanproof.stress.variations import varied
-from nanproof.trial import Trial, gather, worst
+from nanproof.trial import gather
 
 __all__ = ["Precision", "convert"]
 
-_Run = tuple[list[Birth], list[dict[str, np.ndarray]]]
-_MOST_ROUNDS = 8
 _LOWERING_TOLERANCE = 1e-3
 """Rounding in another order stays far below this on any sane model; a wrong operator does not."""
 
@@ -142,13 +129,13 @@ def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], reques
     batches = [captured.example, *(_fitting(as_batch(c, module), module, model) for c in calibration)]
     lowered = _lowered(module, captured, batches, request)
     passes: list[Finding] = []
-    if lowered.findings or request.verify_passes:
-        changes = _changes(captured, lowered, request)
-        passes = [_pass_finding(change, "left out") for change in changes]
+    if request.verify_passes or _lowering_findings(lowered):
+        changes = _changes(lowered, request)
+        passes = [pass_finding(change, "left out") for change in changes]
     if passes:
         request = replace(request, options=replace(request.options, without_passes=frozenset(f.op for f in passes)))
         lowered = _lowered(module, captured, batches, request)
-    return _Build(captured, request, lowered).finish([*_start_findings(captured), *passes, *lowered.findings])
+    return Build(request, lowered).finish([*_start_findings(captured), *passes, *_lowering_findings(lowered)])
 
 
 def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None:
@@ -189,26 +176,17 @@ def _completed(options: Options, captured: Captured) -> Options:
     return replace(options, default_shapes=[tuple(t.shape) for t in tensors])
 
 
-@dataclass(frozen=True, slots=True)
-class _Lowered:
-    """A lowered model: as coremltools has it and as we have it, with what float32 execution says of it.
+def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request: Request) -> Lowered:
+    def lower_again(visitor: Visitor | None) -> Any:
+        return lower(captured.exported, request.options, visitor)
 
-    ``answers`` are its outputs on all inputs of the trial, ``findings`` what the lowering itself changed.
-    """
+    def packaged(pymil: Any, typing: Typing, visitor: Visitor | None) -> Packaged:
+        return package(pymil, typing, request.options, captured.sources, visitor)
 
-    pymil: Any
-    fp32: Program
-    trial: Trial
-    ranges: Ranges
-    answers: Sequence[Mapping[str, np.ndarray]]
-    fidelity: Comparison
-    findings: Sequence[Finding]
-
-
-def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request: Request) -> _Lowered:
     with request.clock("lower"):
-        pymil = lower(captured.exported, request.options)
+        pymil = lower_again(None)
         fp32 = reflect(pymil, captured.sources)
+        requests = requests_of(captured.author, fp32, handles_of(pymil))
     with request.clock("observe"):
         inputs = declared_inputs(pymil)
         trial = gather(
@@ -222,154 +200,28 @@ def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request:
         )
         ranges, answers = observe(fp32, trial.all_inputs)
         fidelity = compare_outputs(trial.outputs, answers[: len(trial.inputs)], trial.expected, "reference")
-        return _Lowered(pymil, fp32, trial, ranges, answers, fidelity, _lowering_findings(fp32, fidelity))
+    return Lowered(
+        pymil=pymil,
+        lower=lower_again,
+        package=packaged,
+        sources=captured.sources,
+        fp32=fp32,
+        trial=trial,
+        ranges=ranges,
+        answers=answers,
+        fidelity=fidelity,
+        requests=requests,
+        # Without this the package would claim a source of its own making, "milinternal".
+        origin={"com.github.apple.coremltools.source": f"torch=={torch.__version__}"},
+    )
 
 
-def _changes(captured: Captured, lowered: _Lowered, request: Request) -> list[PassChange]:
+def _changes(lowered: Lowered, request: Request) -> list[PassChange]:
     """The passes before the FP16 cast that change what the program computes."""
-    check = _pass_check(lowered)
+    check = pass_check(lowered.trial)
     with request.clock("check passes"):
-        lower(captured.exported, request.options, check)
+        lowered.lower(check)
     return check.changes
-
-
-def _pass_check(lowered: _Lowered) -> PassCheck:
-    given = lowered.trial.inputs[0]
-    return PassCheck([given, varied(given)])
-
-
-def _pass_finding(change: PassChange, remedy: str) -> Finding:
-    return Finding("NP202", change.name, "graph pass", str(change), remedy)
-
-
-@dataclass(frozen=True, slots=True)
-class _Build:
-    """The second half of a conversion: write, read back, execute, and plan again while something is born non-finite."""
-
-    captured: Captured
-    request: Request
-    lowered: _Lowered
-
-    @property
-    def fp32(self) -> Program:
-        return self.lowered.fp32
-
-    @property
-    def trial(self) -> Trial:
-        return self.lowered.trial
-
-    def finish(self, findings: list[Finding]) -> Conversion:
-        """The conversion; without the rewrites whose precision rests on the data, if it fails with them."""
-        first = self._finished(findings, self.lowered.pymil, frozenset())
-        scaled = any(rewrite.name == "power-of-two" for rewrite in first.plan.rewrites)
-        if self.request.precision != "auto" or first.verdict != "failed" or not scaled:
-            return first
-        pymil = lower(self.captured.exported, self.request.options)
-        second = self._finished(findings, pymil, frozenset({"power-of-two"}))
-        return min(first, second, key=_badness)
-
-    def _finished(self, findings: list[Finding], pymil: Any, without: frozenset[str]) -> Conversion:
-        folder = ScratchFolder()
-        path = folder.path / "model.mlpackage"
-        rewritten = self._rewritten(pymil, without)
-        plan, findings = rewritten.plan, [*findings, *rewritten.findings]
-        program, runs = self._tried(rewritten.pymil, plan, path, rewritten.ranges)
-        for _ in range(_MOST_ROUNDS if self.request.precision == "auto" else 0):
-            better, more = replan(plan, rewritten.program, [birth for born, _ in runs.values() for birth in born])
-            if better == plan:
-                break
-            plan, findings = better, [*findings, *more]
-            program, runs = self._tried(self._edited(plan), plan, path, rewritten.ranges)
-        if self.request.verify_passes:
-            findings = [*findings, *self._typing_findings(plan)]
-        units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
-        return Conversion(
-            program=program,
-            fp32_program=self.fp32,
-            verdict=worst([unit.verdict for unit in units.values()]),
-            units=units,
-            findings=tuple(findings),
-            plan=counted(plan, program),
-            fidelity=self.lowered.fidelity,
-            stress=tuple(self.trial.stress),
-            kinds=self.trial.kinds,
-            precision=self.request.precision,
-            tolerance=self.request.tolerance,
-            seconds=self.request.clock.seconds,
-            package=path,
-            folder=folder,
-            loading={
-                "skip_model_load": self.request.skip_model_load,
-                "compute_units": self.request.options.compute_units,
-            },
-        )
-
-    def _typing_findings(self, plan: Plan) -> list[Finding]:
-        """What the passes from the FP16 cast on change beyond rounding."""
-        check = _pass_check(self.lowered)
-        with self.request.clock("check passes"):
-            package(self._edited(plan), self._typing(plan), self.request.options, visitor=check)
-        return [_pass_finding(change, "not repaired") for change in check.changes]
-
-    def _rewritten(self, pymil: Any, without: frozenset[str]) -> Rewritten:
-        """The MIL program with all rewrites, and the plan of what stays FP32 beside them."""
-        ranges = self.lowered.ranges
-        if self.request.precision == "float32":
-            return unwritten(pymil, self.fp32, ranges)
-        requests = requests_of(self.captured.author, self.fp32, handles_of(pymil))
-        if self.request.precision == "float16":
-            requests = requests.refused()
-        lowered = unwritten(pymil, self.fp32, ranges, requests)
-        with self.request.clock("rewrite"):
-            found = rewritten(
-                lowered,
-                self.trial,
-                self.lowered.answers,
-                Limits.of(self.request.numerics),
-                lower=lambda: lower(self.captured.exported, self.request.options),
-                sources=self.captured.sources,
-                without=without,
-            )
-        if self.request.precision == "float16":
-            plan, findings = without_islands(found.plan, found.findings)
-            return replace(found, plan=plan, findings=findings)
-        return found
-
-    def _edited(self, plan: Plan) -> Any:
-        """The MIL program once more, with the edits of a plan: to write a package of it uses it up."""
-        with self.request.clock("lower"):
-            pymil = lower(self.captured.exported, self.request.options)
-            ApplyEdits(plan.edits)(pymil)
-            return pymil
-
-    def _tried(self, pymil: Any, plan: Plan, path: Path, ranges: Ranges) -> tuple[Program, dict[str, _Run]]:
-        """The program as written and read back, and what it does under each unit's numerics on all inputs."""
-        program = self._write(pymil, plan, path)
-        with self.request.clock("verify"):
-            runs: dict[str, _Run] = {}
-            for name in self.request.numerics:
-                births, outputs = find_births(program, self.trial.file_inputs, ranges, name)
-                runs[name] = births, self.trial.answers(program, outputs)
-            return program, runs
-
-    def _write(self, pymil: Any, plan: Plan, path: Path) -> Program:
-        with self.request.clock("write"):
-            packaged = package(pymil, self._typing(plan), self.request.options, self.captured.sources)
-            write_model(packaged.model, path)
-            # The file's own map has paths that say less of this machine, and so can be shown but not always be opened.
-            return with_sources(load_program(path), packaged.sources)
-
-    def _typing(self, plan: Plan) -> Typing:
-        return Typing(
-            fp16=self.request.precision != "float32",
-            fp32_ops=plan.kept,
-            fp32_outputs=plan.fp32_outputs,
-            metadata={
-                # Without this the package would claim a source of its own making, "milinternal".
-                "com.github.apple.coremltools.source": f"torch=={torch.__version__}",
-                "com.github.nanproof.version": __version__,
-            },
-        )
 
 
 def _start_findings(captured: Captured) -> list[Finding]:
@@ -388,25 +240,12 @@ def _start_findings(captured: Captured) -> list[Finding]:
     ]
 
 
-def _badness(conversion: Conversion) -> tuple[bool, int, float]:
-    """How far a conversion is from one that passes."""
-    stressed = sum(outcome.nonfinite for unit in conversion.units.values() for outcome in unit.stress)
-    return conversion.verdict == "failed", conversion.comparison.nonfinite + stressed, conversion.comparison.error
-
-
-def _lowering_findings(fp32: Program, fidelity: Comparison) -> list[Finding]:
+def _lowering_findings(lowered: Lowered) -> list[Finding]:
     """A finding for each output that is not PyTorch's already in float32."""
-    makers = {value.name: op for op in fp32.main.block.ops for value in op.outputs}
+    makers = {value.name: op for op in lowered.fp32.main.block.ops for value in op.outputs}
     findings: list[Finding] = []
-    for output in fidelity.outputs:
+    for output in lowered.fidelity.outputs:
         if output.name in makers and not output.worst.within(_LOWERING_TOLERANCE):
             detail = f"output '{output.name}' is off by {output.worst.error:.3g} of its range in float32"
             findings.append(Finding.at("NP201", makers[output.name], detail, "not repaired"))
     return findings
-
-
-def counted(plan: Plan, program: Program) -> Plan:
-    """The plan with the ops of the written program that compute in FP32: the author's own, and those beyond."""
-    names = [op.name for op in program.walk() if op.dtype is DType.FP32 and op.type != "cast"]
-    authors = sum(name in plan.author for name in names)
-    return replace(plan, fp32_ops=len(names) - authors, author_fp32_ops=authors)
