@@ -145,6 +145,11 @@ CASES |= {
     "sum without axes": (lambda x: x.sum(0) + x.amax(-1) + x.cumsum(0), ONE),
     "softmax without axes": (lambda x: x.softmax(0) + x.logsumexp(0), ONE),
     "sort without axes": (lambda x: x.sort(), ONE),
+    "softplus": (F.softplus, X * 20),
+    "softplus, steep, with a low threshold": (lambda x: F.softplus(x, 3, 0.2), X * 20),
+    "scatter that multiplies": (lambda x, i: x.scatter(0, i, 2.5, reduce="multiply"), X, PLACES),
+    "batch_norm of its own statistics": (lambda x: F.batch_norm(x, None, None, training=True), IMAGE),
+    "an input laid out backwards": (lambda x: x * 2, X.T.contiguous().T),
     "linear without axes but one": (F.linear, X[0], Y),
     "matmul of four axes": (torch.matmul, _normal(2, 3, 4, 5), _normal(3, 5, 2)),
 }

@@ -147,6 +147,45 @@ def _arg(operator: Any) -> Callable[..., Tensor]:
     return decompose
 
 
+def _softplus(x: Tensor, beta: Number = 1, threshold: Number = 20) -> Tensor:
+    """``softplus`` of its own steepness and threshold, from that of MIL, whose threshold no float32 shows."""
+    if beta == 1 and threshold >= _FLAT:
+        return NotImplemented
+    soft = aten.softplus.default(x * beta) / beta
+    return soft if threshold >= _FLAT else torch.where(x * beta > threshold, x, soft)
+
+
+_FLAT = 17.0
+"""From here on softplus and its argument are one float32: exp(-17) is below half a unit in the last place."""
+
+
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """``batch_norm`` by the statistics of its batch, which 9.0 lacks, and by those that it keeps."""
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    mean, variance = running_mean, running_var
+    if training:
+        mean, variance = torch.mean(x, axes), aten.var.correction(x, axes, correction=0)
+        count = x.numel() // x.shape[1]
+        running_mean = running_mean * (1 - momentum) + mean * momentum
+        running_var = running_var * (1 - momentum) + variance * (momentum * count / max(count - 1, 1))
+    deviation = torch.rsqrt(variance + eps)
+    result = (x - mean.reshape(shape)) * deviation.reshape(shape)
+    result = result if weight is None else result * weight.reshape(shape)
+    result = result if bias is None else result + bias.reshape(shape)
+    saved = (mean, deviation) if training else (x.new_zeros([0]), x.new_zeros([0]))
+    return result, *saved, running_mean, running_var
+
+
 def _addmv(x: Tensor, matrix: Tensor, vector: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
     """``addmv``, which 9.0 lacks."""
     return torch.mv(matrix, vector) * alpha + x * beta
@@ -203,6 +242,8 @@ ARITHMETIC: dict[Any, Callable[..., Any]] = {
     aten._log_softmax.default: _log_softmax,
     aten.argmax.default: _arg(aten.argmax.default),
     aten.argmin.default: _arg(aten.argmin.default),
+    aten.softplus.default: _softplus,
+    aten._native_batch_norm_legit_functional.default: _batch_norm,
     aten.addmv.default: _addmv,
     aten.addbmm.default: _addbmm,
     aten.bilinear.default: _bilinear,

@@ -84,6 +84,13 @@ def _reduced(own: Tensor, hits: Tensor, values: Tensor, reduce: str, include_sel
     return result if include_self else torch.where(count > 0, result, own)
 
 
+def _scatter_by(x: Tensor, dim: int, index: Tensor, src: Tensor | float, *, reduce: str) -> Tensor:
+    """``scatter`` that adds or multiplies, which 9.0 lacks."""
+    source = src if isinstance(src, Tensor) else torch.full(index.shape, src, dtype=x.dtype)
+    kind = {"add": "sum", "multiply": "prod"}[reduce]
+    return aten.scatter_reduce.two(x, dim, index, source, kind)
+
+
 def _index_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -186,6 +193,8 @@ SCATTERING: dict[Any, Callable[..., Any]] = {
     aten.scatter.value: _narrow(aten.scatter.value),
     aten.scatter_add.default: _narrow(aten.scatter_add.default),
     aten.scatter_reduce.two: _scatter_reduce,
+    aten.scatter.reduce: _scatter_by,
+    aten.scatter.value_reduce: _scatter_by,
     aten.index_reduce.default: _index_reduce,
     aten.masked_scatter.default: _masked_scatter,
     aten.cummax.default: _running(torch.amax),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nanproof.capture.author import Author, author_of, half_copy, located
 from nanproof.capture.batch import Batch, as_batch, call, evaluating, script_parameters, tensors_only
@@ -21,6 +21,7 @@ from nanproof.capture.constant_masks import drop_empty_masks
 from nanproof.capture.control_flow import attach_blocks, nodes_of
 from nanproof.capture.decompositions import table
 from nanproof.capture.inlining import inline_blocks
+from nanproof.capture.narrow_ranks import narrow_ranks
 from nanproof.capture.signature import keep_tensors
 from nanproof.capture.states import buffers_kept, changed_by_script, states_of
 from nanproof.errors import CaptureError, InputError
@@ -108,6 +109,7 @@ def capture(module: Any, example_inputs: Any, dynamic_shapes: Any = None, *, wit
             f"torch.export captured the module, but cannot decompose it to core ATen: {error}"
         ) from error
     keep_tensors(decomposed)
+    narrow_ranks(decomposed)
     attach_blocks(decomposed, _LIBRARIES)
     _rename_ambiguous(decomposed)
     sources = _sources(decomposed)
@@ -144,7 +146,10 @@ def _export(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[Expor
 
 def _exported(module: nn.Module, batch: Batch, dynamic_shapes: Any) -> tuple[ExportedProgram, tuple[str, ...]]:
     wrapped = tensors_only(module, batch)
-    args, kwargs = wrapped.batch.args, dict(wrapped.batch.kwargs)
+    # coremltools 9.0 refuses inputs that are laid out in another order than that of their axes.
+    args, kwargs = tree_map_only(
+        torch.Tensor, torch.Tensor.contiguous, (wrapped.batch.args, dict(wrapped.batch.kwargs))
+    )
     dynamic = _by_argument(dynamic_shapes, wrapped.batch)
     with _fewer_warnings(), evaluating(module):
         exported = torch.export.export(wrapped.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
