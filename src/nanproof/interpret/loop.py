@@ -20,7 +20,7 @@ from nanproof.program import Block, DType, Function, Op, Program, Value
 from nanproof.values.floats import carrier, to_carrier
 from nanproof.values.mapped import release
 
-__all__ = ["Carried", "Observer", "Runner", "multiplies_integers"]
+__all__ = ["Carried", "Observer", "Runner", "Step", "multiplies_integers"]
 
 Carried = Tensor | str | tuple[str, ...] | TensorList | StateCell | Mapping[Any, float]
 """What stands for a MIL value while a program runs; the last is the dictionary of a classifier."""
@@ -34,7 +34,7 @@ its elements, and a result that is no tensor as an empty one, so that there is o
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class Step:
     """One op made ready: everything about it that is the same on every run.
 
     ``constants`` are the arguments known beforehand, ``computed`` those that are read when the op runs, ``variadic``
@@ -58,20 +58,33 @@ class Runner:
     Constants are put into carriers once, here, and compressed weights are unpacked once, so that many batches pay for
     them once.
 
+    Args:
+        program: The program.
+        numerics: How to compute.
+        function: The function; the default one without it.
+        constants: Carriers of constants that are known already, or that shall be others than the program's own. What
+            else is read is added to it.
+
     Raises:
         UnsupportedOpError: The program holds ops without a record; all of them are named.
         ExecutionError: A value is declared larger than the memory of this machine.
     """
 
-    def __init__(self, program: Program, numerics: Numerics, function: str | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        numerics: Numerics,
+        function: str | None = None,
+        constants: dict[Value, Carried] | None = None,
+    ) -> None:
         self.program = program
         self.numerics = numerics
         self.function: Function = program.functions[function or program.default]
         _require_records(self.function)
         require_memory(self.function)
-        self._constants: dict[Value, Carried] = {}
+        self.constants: dict[Value, Carried] = {} if constants is None else constants
         self._weights: dict[Op, list[Any]] = {}
-        self._steps: dict[Block, list[_Step]] = {}
+        self._steps: dict[Block, list[Step]] = {}
 
     def __call__(
         self, inputs: Mapping[str, Tensor | StateCell], observers: Sequence[Observer] = (), *, slopes: bool = False
@@ -92,43 +105,77 @@ class Runner:
         return {v.name: r for v, r in zip(self.function.block.outputs, results, strict=True)}
 
     def _run_block(self, block: Block, env: dict[Value, Carried], observers: Sequence[Observer]) -> list[Carried]:
-        steps = self._steps.get(block)
-        if steps is None:
-            steps = self._steps[block] = self._prepared(block)
-        for step in steps:
-            arguments = dict(step.constants)
-            for name, value in step.computed:
-                arguments[name] = env[value]
-            for name, values in step.variadic:
-                arguments[name] = tuple(self._read(value, env) for value in values)
+        for step in self.steps(block):
             if step.record.family == "control":
-                results = self._run(step, self._flow(step.op, env, observers), arguments)
-            elif step.op.type.startswith("constexpr_"):
-                if step.op not in self._weights:
-                    self._weights[step.op] = self._stored(step, arguments)
-                results = self._weights[step.op]
+                results = self.flow(step, env, self.arguments(step, env), observers)
             else:
-                results = self._stored(step, arguments)
+                results = self.results(step, self.arguments(step, env))
             env.update(zip(step.op.outputs, results, strict=True))
             if observers:
-                operands = [t for v in step.op.operands if isinstance(t := self._read(v, env), Tensor)]
+                operands = [t for v in step.op.operands if isinstance(t := self.read(v, env), Tensor)]
                 seen = [_seen(result) for result in results]
                 for observe in observers:
                     observe(step.op, operands, seen)
             for value in step.dead:
                 env.pop(value, None)
-        return [self._read(v, env) for v in block.outputs]
+        return [self.read(v, env) for v in block.outputs]
 
-    def _flow(self, op: Op, env: Mapping[Value, Carried], observers: Sequence[Observer]) -> Flow:
-        """What the rule of a control-flow op works with. A block sees the values around it, and keeps its own."""
+    def steps(self, block: Block) -> list[Step]:
+        """The ops of a block made ready, in order."""
+        steps = self._steps.get(block)
+        if steps is None:
+            steps = self._steps[block] = self._prepared(block)
+        return steps
+
+    def arguments(self, step: Step, env: Mapping[Value, Carried]) -> dict[str, Any]:
+        """What the rule of an op is called with."""
+        arguments = dict(step.constants)
+        for name, value in step.computed:
+            arguments[name] = env[value]
+        for name, values in step.variadic:
+            arguments[name] = tuple(self.read(value, env) for value in values)
+        return arguments
+
+    def results(self, step: Step, arguments: dict[str, Any]) -> list[Any]:
+        """The results of an op that is no control flow, as they are stored. Weights are unpacked only once.
+
+        Raises:
+            ExecutionError: The rule failed.
+        """
+        if not step.op.type.startswith("constexpr_"):
+            return self.stored(step, self.computed(step, arguments), arguments)
+        if step.op not in self._weights:
+            self._weights[step.op] = self.stored(step, self.computed(step, arguments), arguments)
+        return self._weights[step.op]
+
+    def computed(self, step: Step, arguments: dict[str, Any]) -> list[Any]:
+        """What the rule of an op returns, before it is stored.
+
+        Raises:
+            ExecutionError: The rule failed.
+        """
+        return self._run(step, step.arithmetic, arguments)
+
+    def flow(
+        self,
+        step: Step,
+        env: Mapping[Value, Carried],
+        arguments: dict[str, Any],
+        observers: Sequence[Observer] = (),
+    ) -> list[Any]:
+        """The results of a control-flow op. A block sees the values around it, and keeps its own.
+
+        Raises:
+            ExecutionError: The rule of an op failed.
+        """
 
         def call(block: Block, arguments: Sequence[Carried]) -> list[Carried]:
             inner = {**env, **dict(zip(block.inputs, arguments, strict=True))}
             return self._run_block(block, inner, observers)
 
-        return Flow(op.blocks, call)
+        return self._run(step, Flow(step.op.blocks, call), arguments)
 
-    def _run(self, step: _Step, arithmetic: Arithmetic | Flow, arguments: dict[str, Any]) -> list[Any]:
+    def _run(self, step: Step, arithmetic: Arithmetic | Flow, arguments: dict[str, Any]) -> list[Any]:
         """What the rule of an op returns: not stored yet, but for the results of a control-flow op."""
         try:
             results = step.record.run(arithmetic, **arguments)
@@ -139,9 +186,13 @@ class Runner:
             raise self._failed(step.op, error) from error
         return results
 
-    def _stored(self, step: _Step, arguments: dict[str, Any]) -> list[Any]:
-        """The results of an op, each in its carrier and rounded to its type."""
-        results = self._run(step, step.arithmetic, arguments)
+    def stored(self, step: Step, computed: Sequence[Any], arguments: Mapping[str, Any]) -> list[Any]:
+        """What the rule of an op returned, each result in its carrier and rounded to its type.
+
+        Raises:
+            ExecutionError: A result does not fit into memory.
+        """
+        results = list(computed)
         try:
             for i, (wanted, rounds) in enumerate(step.results):
                 result = results[i]
@@ -168,32 +219,33 @@ class Runner:
             )
         )
 
-    def _read(self, value: Value, env: Mapping[Value, Carried]) -> Carried:
+    def read(self, value: Value, env: Mapping[Value, Carried]) -> Carried:
+        """A value as it is carried: from ``env``, or a constant."""
         if value.const is None:
             return env[value]
-        if value not in self._constants:
-            self._constants[value] = to_carrier(value.const, value.type.dtype)
+        if value not in self.constants:
+            self.constants[value] = to_carrier(value.const, value.type.dtype)
             if isinstance(value.const, np.ndarray):
                 release(value.const)  # the carrier is a copy, and twice as wide
-        return self._constants[value]
+        return self.constants[value]
 
-    def _prepared(self, block: Block) -> list[_Step]:
+    def _prepared(self, block: Block) -> list[Step]:
         given = self.function.inputs.values() if block is self.function.block else ()
         last_uses = _last_uses(block, given)
         makers = {value: op for op in block.ops for value in op.outputs}
         return [self._step(op, tuple(last_uses.get(op, ())), makers) for op in block.ops]
 
-    def _step(self, op: Op, dead: tuple[Value, ...], makers: Mapping[Value, Op]) -> _Step:
+    def _step(self, op: Op, dead: tuple[Value, ...], makers: Mapping[Value, Op]) -> Step:
         record = TABLE[op.type]
         arithmetic = self.numerics.arithmetic(op.dtype, op.type, of_integers=multiplies_integers(op, makers))
         single = {name: values[0] for name, values in op.inputs.items() if name not in record.variadic}
         moves = record.family == "structural" or arithmetic.keeps
         rounds = self.numerics.rounds_storage and not (record.picks and moves and _of_one_type(op))
-        return _Step(
+        return Step(
             op=op,
             record=record,
             arithmetic=arithmetic,
-            constants={name: self._read(value, {}) for name, value in single.items() if value.const is not None},
+            constants={name: self.read(value, {}) for name, value in single.items() if value.const is not None},
             computed=tuple((name, value) for name, value in single.items() if value.const is None),
             variadic=tuple((name, values) for name, values in op.inputs.items() if name in record.variadic),
             results=tuple((_carrier(v), rounds and v.type.dtype is DType.FP16) for v in op.outputs),
