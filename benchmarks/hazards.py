@@ -6,8 +6,10 @@ Each case of the shared test material (`../shared/hazards`, or where NANPROOF_SH
 converted with its stress inputs as calibration. The written file is executed under the numerics of each unit on the
 example, stress and benign inputs and compared with the module in float64. A row tells, for each unit, whether all
 outputs are finite and the largest error relative to the range of the output, and whether that is within the
-tolerance of the case; then the operations that compute in FP32, and the rewrites by name. Twins have to end with
-neither, and without a finding. Without the material the script says so and ends with 3, which is no pass.
+tolerance of the case; then the operations that compute in FP32, the size of each island, the executions of the plan
+(in full, on all inputs under all units) and the rewrites by name. Twins have to end with neither, and without a
+finding. The totals say what part of the matrix products and convolutions of the hazards stayed FP16. Without the
+material the script says so and ends with 3, which is no pass.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import copy
 import json
 import math
 import os
+import statistics
 import sys
 import time
 from collections import Counter
@@ -33,6 +36,8 @@ from nanproof.capture.batch import as_batch
 from nanproof.comparison.compare import compare_outputs, named_inputs
 from nanproof.errors import NanproofError
 from nanproof.interpret.execute import Executor
+from nanproof.program import DType
+from nanproof.rewrite.limits import PRODUCTS
 
 SHARED = Path(os.environ.get("NANPROOF_SHARED") or Path(__file__).resolve().parents[2] / "shared").resolve()
 
@@ -50,6 +55,10 @@ class Row:
     ops: int
     rewrites: dict[str, int]
     codes: list[str]
+    islands: list[int]
+    products: tuple[int, int]
+    executions: float
+    trials: int
     seconds: float
     failure: str = ""
 
@@ -84,8 +93,10 @@ def measure(case: Any, units: list[str]) -> Row:
     except (NanproofError, RuntimeError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         seconds = time.perf_counter() - start
-        return Row(case.name, case.hazard_class, twin, case.tolerance, {}, 0, 0, {}, [], seconds, first)
+        nothing = {}, 0, 0, {}, [], [], (0, 0), 0.0, 0
+        return Row(case.name, case.hazard_class, twin, case.tolerance, *nothing, seconds, first)
     rewrites = Counter(rewrite.name for rewrite in result.plan.rewrites)
+    products = [op for op in result.program.walk() if op.type in PRODUCTS]
     return Row(
         name=case.name,
         hazard=case.hazard_class,
@@ -96,6 +107,10 @@ def measure(case: Any, units: list[str]) -> Row:
         ops=sum(op.type not in ("cast", "const") for op in result.program.walk()),
         rewrites=dict(rewrites),
         codes=sorted({finding.code for finding in result.findings}),
+        islands=[len(i.ops) for i in result.plan.islands if not set(i.ops) <= result.plan.author],
+        products=(sum(op.dtype is DType.FP16 for op in products), len(products)),
+        executions=result.plan.executions,
+        trials=result.plan.trials,
         seconds=time.perf_counter() - start,
     )
 
@@ -135,7 +150,8 @@ def _print(row: Row) -> None:
     rewrites = ", ".join(f"{name} {n}x" if n > 1 else name for name, n in row.rewrites.items())
     print(
         f"{'ok ' if row.good else 'BAD'} {row.name:32s} {errors or row.failure[:90]}  "
-        f"FP32 {row.fp32}/{row.ops}  {rewrites or '-'}  {row.seconds:.0f} s",
+        f"FP32 {row.fp32}/{row.ops} {row.islands or ''}  runs {row.executions:.1f} ({row.trials})  "
+        f"{rewrites or '-'}  {row.seconds:.0f} s",
         flush=True,
     )
 
@@ -151,8 +167,24 @@ def _summary(rows: list[Row]) -> None:
     free = sum(r.fp32 == 0 for r in good)
     print(f"cases: {len(good)} of {len(cases)} good under every unit, {free} of these without an FP32 operation")
     print(f"FP32 operations: {sum(r.fp32 for r in cases)}; cases with rewrites: {sum(bool(r.rewrites) for r in cases)}")
-    alone = sum(r.alone for r in twins)
-    print(f"twins: {alone} of {len(twins)} left alone, {sum(r.good for r in twins)} good")
+    if good:
+        print(f"cured without an FP32 operation: {free / len(good):.0%} of the good ones (wanted: 60 %)")
+    halves, products = (sum(r.products[i] for r in cases) for i in (0, 1))
+    if products:
+        print(
+            f"matrix products and convolutions in FP16: {halves} of {products}, {halves / products:.1%} (wanted: 97 %)"
+        )
+    sizes = [size for r in cases for size in r.islands]
+    if sizes:
+        print(f"islands: {len(sizes)}, median of their sizes {statistics.median(sizes):g} (wanted: at most 3)")
+    run = [r for r in cases if r.executions]
+    if run:
+        runs, tried = (statistics.median(getattr(r, name) for r in run) for name in ("executions", "trials"))
+        print(f"a plan: {runs:.1f} full executions in the median (wanted: at most 12), in {tried:g} trials")
+    if twins:
+        alone, fine = sum(r.alone for r in twins), sum(r.good for r in twins)
+        free = sum(r.fp32 == 0 for r in twins)
+        print(f"twins: {free} of {len(twins)} without an FP32 operation, {alone} left alone, and {fine} good")
 
 
 def main() -> int:

@@ -23,19 +23,19 @@ from nanproof.mil.read import load_program
 from nanproof.mil.sources import with_sources
 from nanproof.plan.author import Requests
 from nanproof.plan.plan import Plan
-from nanproof.plan.planner import replan, without_islands
+from nanproof.plan.planner import without_islands
 from nanproof.program import DType, Program, Source
 from nanproof.request import Request
 from nanproof.result import Conversion
 from nanproof.rewrite.limits import Limits
 from nanproof.rewriting import Rewritten, rewritten, unwritten
+from nanproof.searching import Searched, searched
 from nanproof.stress.variations import varied
 from nanproof.trial import Trial, worst
 
 __all__ = ["Build", "Lowered", "pass_check", "pass_finding"]
 
 _Run = tuple[list[Birth], list[dict[str, np.ndarray]]]
-_MOST_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The second half of a conversion: write, read back, execute, and plan again while something is born non-finite."""
+    """The second half of a conversion: write, read back, execute, and plan again where that fails."""
 
     request: Request
     lowered: Lowered
@@ -102,12 +102,12 @@ class Build:
         rewritten = self._rewritten(pymil, without)
         plan, findings = rewritten.plan, [*findings, *rewritten.findings]
         program, runs = self._tried(rewritten.pymil, plan, path, rewritten.ranges)
-        for _ in range(_MOST_ROUNDS if self.request.precision == "auto" else 0):
-            better, more = replan(plan, rewritten.program, [birth for born, _ in runs.values() for birth in born])
-            if better == plan:
-                break
-            plan, findings = better, [*findings, *more]
-            program, runs = self._tried(self._edited(plan), plan, path, rewritten.ranges)
+        if self.request.precision == "auto":
+            with self.request.clock("plan"):
+                better = self._searched(plan, findings, rewritten, program, runs)
+            if better.plan.kept != plan.kept or better.plan.fp32_outputs != plan.fp32_outputs:
+                program, runs = self._tried(self._edited(better.plan), better.plan, path, rewritten.ranges)
+            plan, findings = better.plan, better.findings
         if self.request.verify_passes:
             findings = [*findings, *self._typing_findings(plan)]
         units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
@@ -131,6 +131,13 @@ class Build:
                 "compute_units": self.request.options.compute_units,
             },
         )
+
+    def _searched(
+        self, plan: Plan, findings: list[Finding], rewritten: Rewritten, program: Program, runs: Mapping[str, _Run]
+    ) -> Searched:
+        """The plan that cures what the written file has shown, and keeps no island that need not be."""
+        answers = self.lowered.answers
+        return searched(plan, findings, rewritten, program, self.trial, runs, answers, self.request.tolerance)
 
     def _typing_findings(self, plan: Plan) -> list[Finding]:
         """What the passes from the FP16 cast on change beyond rounding."""

@@ -166,6 +166,15 @@ KINDS: Mapping[str, Kind] = {
             "Keep the operation in FP32.",
         ),
         Kind(
+            "NP121",
+            "accuracy-loss",
+            "Rounding to FP16 here makes an output wrong, although everything stays finite.",
+            "FP16 has 11 bits: whole numbers end at 2048, an angle of 2000 is known to 1, a coordinate of a map 2048 "
+            "wide to half a pixel; a small step added to a large number is lost; a tie is decided otherwise.",
+            "torch.sin(positions * frequency); distances.argmin(-1); level + 3e-4 * (x - level)",
+            "Keep the operation in FP32, or compute with smaller numbers: positions from a table, differences first.",
+        ),
+        Kind(
             "NP130",
             "author-fp32",
             "The module's own code computes here in float32, whatever its weights are: it casts to float32 and back, "

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from nanproof.capture.batch import Batch
 from nanproof.capture.conversation import Reference
 from nanproof.capture.examples import as_images, resized, shape_sets
-from nanproof.comparison.compare import compare_outputs, named_inputs
+from nanproof.comparison.compare import Comparison, as_array, compare_outputs, named_inputs
 from nanproof.diagnosis.births import Birth
 from nanproof.errors import CaptureError, UsageError
 from nanproof.interpret.state import Turn
@@ -94,8 +94,11 @@ class Trial:
         """
         count = len(self.inputs)
         comparison = compare_outputs(self.outputs, actual[:count], self.expected, unit)
-        stressed = zip(self.stress, actual[count:], self.stress_expected, strict=True)
-        outcomes = tuple(self._stress_outcome(unit, *run) for run in stressed)
+        found = [self.compared(unit, i, actual[i]) for i in range(count, len(actual))]
+        outcomes = tuple(
+            StressOutcome(stress.what, found.nonfinite, found.error, compared=True)
+            for stress, found in zip(self.stress, found, strict=True)
+        )
         outcomes += tuple(StressOutcome(s.what, 0, 0.0, compared=False) for s in self.refused)
         reasons: list[str] = []
         for output in comparison.outputs:
@@ -108,11 +111,21 @@ class Trial:
         reasons += [f"{o.nonfinite} Inf or NaN on the stress input '{o.what}'" for o in outcomes if o.nonfinite]
         return UnitResult(unit, "failed" if reasons else "tested", tuple(reasons), comparison, tuple(births), outcomes)
 
-    def _stress_outcome(
-        self, unit: str, stress: StressInput, actual: Arrays, expected: Sequence[np.ndarray]
-    ) -> StressOutcome:
-        found = compare_outputs(self.outputs, [actual], [expected], unit)
-        return StressOutcome(stress.what, found.nonfinite, found.error, compared=True)
+    def compared(self, unit: str, i: int, actual: Arrays) -> Comparison:
+        """The outputs for one of :attr:`all_inputs` against PyTorch's.
+
+        On a stress input the places where PyTorch itself is not finite do not count: every unit has its own there.
+        """
+        count = len(self.inputs)
+        if i < count:
+            return compare_outputs(self.outputs, [actual], [self.expected[i]], unit)
+        expected = self.stress_expected[i - count]
+        ours = [as_array(actual[name]) for name in self.outputs]
+        told = [
+            np.where(np.isfinite(theirs), array, theirs) if array.shape == theirs.shape else array
+            for array, theirs in zip(ours, expected, strict=True)
+        ]
+        return compare_outputs(self.outputs, [dict(zip(self.outputs, told, strict=True))], [expected], unit)
 
 
 def gather(

@@ -36,7 +36,8 @@ class Plan:
 
     ``fp32_ops`` counts the ops of the written program that compute in FP32 beyond those that the module's own code asks
     for, which ``author_fp32_ops`` counts. Casts are not included. Both are set once the program is written and read
-    back.
+    back. ``trials`` counts the plans that were executed to find this one, ``executions`` what that comes to in full
+    executions: on all inputs under all units. A trial that ends at the first run that fails is a part of one.
     """
 
     rewrites: tuple[Rewrite, ...] = ()
@@ -44,6 +45,8 @@ class Plan:
     fp32_outputs: tuple[str, ...] = ()
     fp32_ops: int = 0
     author_fp32_ops: int = 0
+    trials: int = 0
+    executions: float = 0.0
 
     @property
     def edits(self) -> tuple[Edit, ...]:

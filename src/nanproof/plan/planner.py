@@ -1,4 +1,4 @@
-"""From a float32 program and its observed ranges to a plan; and from what went wrong to a better plan."""
+"""From a float32 program and its observed ranges to a plan: rewrites, and islands for what they leave."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
 from nanproof.interpret.observe import Ranges
 from nanproof.plan.overflow import overflow_islands
@@ -26,7 +25,7 @@ from nanproof.rewrite.exponents import Known
 from nanproof.rewrite.limits import Limits
 from nanproof.rewrite.rewrite import Proposal
 
-__all__ = ["STAGES", "Situation", "replan", "taken_back", "with_needed_islands", "without_islands"]
+__all__ = ["STAGES", "Situation", "taken_back", "with_needed_islands", "without_islands"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,40 +131,3 @@ def taken_back(plan: Plan, proposal: Proposal, program: Program, evidence: str) 
     told = [replace(f, remedy=remedy) if f.remedy.startswith("rewritten") else f for f in proposal.findings]
     tried = replace(plan, rewrites=constants)
     return replace(tried.without_rewrites(program, evidence), rewrites=plan.rewrites), told
-
-
-def replan(plan: Plan, program: Program, births: Sequence[Birth]) -> tuple[Plan, list[Finding]]:
-    """Keep the ops FP32 at which Inf or NaN was born although FP32 stays finite.
-
-    Args:
-        plan: The plan under which the births were seen.
-        program: The float32 program.
-        births: What was seen on the written program.
-
-    Returns:
-        The new plan (equal to the old one if nothing can be added) and a finding for each op added.
-    """
-    by_name = {op.name: op for op in program.walk()}
-    evidence: dict[str, str] = {}
-    for birth in births:
-        if birth.op not in plan.kept:
-            evidence.setdefault(birth.op, birth.described)
-        else:  # FP32 did not help there: what comes in has lost too much already
-            for name in _feeding(plan, program, birth.op):
-                evidence.setdefault(name, f"feeds '{birth.op}', where {birth.described}")
-    fresh = {name: why for name, why in evidence.items() if name in by_name}
-    islands = [
-        Island(group, "non-finite-birth", "; ".join(fresh[name] for name in group))
-        for group in connected(program, fresh)
-    ]
-    outputs = [v.name for v in program.main.block.outputs if any(v in by_name[name].outputs for name in fresh)]
-    findings = [Finding.at("NP120", by_name[name], why, "kept in FP32") for name, why in fresh.items()]
-    return plan.with_islands(islands, outputs), findings
-
-
-def _feeding(plan: Plan, program: Program, name: str) -> list[str]:
-    """The ops that compute what flows into the island of an op and are not in FP32 yet."""
-    island = next(group for group in connected(program, plan.kept) if name in group)
-    producers = {value: op for op in program.walk() for value in op.outputs}
-    read = [value for op in program.walk() if op.name in island for value in op.operands if value.type.dtype.is_float]
-    return list(dict.fromkeys(producers[v].name for v in read if v in producers and producers[v].name not in plan.kept))
