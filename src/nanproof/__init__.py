@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nanproof.program import Pipeline, Program
     from nanproof.refutation.refute import refute
     from nanproof.refutation.witness import Budget, Refutation, Witness
+    from nanproof.repairing import repair
     from nanproof.result import Conversion
     from nanproof.watching import Log, watch
 
@@ -50,6 +51,7 @@ __all__ = [
     "prove",
     "ranges",
     "refute",
+    "repair",
     "watch",
 ]
 
@@ -76,6 +78,7 @@ _HOMES = {
     "predict": "nanproof.interpret.execute",
     "prove": "nanproof.interpret.proof",
     "refute": "nanproof.refutation.refute",
+    "repair": "nanproof.repairing",
     "ranges": "nanproof.interpret.ranging",
     "watch": "nanproof.watching",
 }

@@ -194,6 +194,15 @@ KINDS: Mapping[str, Kind] = {
             "Make the module run in half precision: module.half(), with half inputs. Or give inputs at their largest.",
         ),
         Kind(
+            "NP132",
+            "file-fp32",
+            "An FP16 package computes here in FP32.",
+            "Whoever made the package wanted it, or its deployment target has the operation in no other precision: an "
+            "FP32 that the model's author asked for cannot be told from any other.",
+            "a package made with FP16ComputePrecision(op_selector=...)",
+            "Nothing: the operations stay FP32, and do not count as those that nanproof added.",
+        ),
+        Kind(
             "NP201",
             "lowering-changed-result",
             "On the given inputs the converted program computes something else than PyTorch, even in float32.",
@@ -217,6 +226,32 @@ KINDS: Mapping[str, Kind] = {
             "Core ML makes every state of zeros, so that the first call computes something else than PyTorch.",
             "self.register_buffer('average', torch.ones(8)), where forward changes it in place",
             "Write the values into each new state (MLState.write_state), or let the buffer begin with zeros.",
+        ),
+        Kind(
+            "NP401",
+            "infinite-constant",
+            "An FP16 constant of a package is infinite: its value was beyond 1e38, such as the smallest float32 number "
+            "of a mask, or truly infinite.",
+            "`0 * -inf` is NaN, and so is a row of a softmax that is -inf everywhere.",
+            "(1.0 - mask) * torch.finfo(torch.float32).min, converted to FP16",
+            "`nanproof repair` takes it for a huge finite number, and makes that safe as in any conversion.",
+        ),
+        Kind(
+            "NP402",
+            "lost-constant",
+            "A weight in a package is Inf or NaN.",
+            "What it was before cannot be known, so that nothing can be said about a repair.",
+            "a weight that overflowed when constants were folded in FP16",
+            "Convert the model from its source again.",
+        ),
+        Kind(
+            "NP403",
+            "smallest-constant",
+            "An FP16 constant of a package is the smallest FP16 number, 6e-8. coremltools puts it in the place of "
+            "constants that FP16 would round to 0, such as an epsilon of 1e-12.",
+            "The epsilon is larger than its author wrote: log(1e-10) is -23, and log(6e-8) is -16.6.",
+            "torch.log(p + 1e-10), converted to FP16",
+            "Convert from the source, if values that small matter: nanproof keeps or scales the epsilon there.",
         ),
     )
 }

@@ -17,7 +17,7 @@ from nanproof.program import Program
 from nanproof.stress.kinds import InputKind
 from nanproof.stress.masks import StressInput
 
-__all__ = ["Conversion", "StressOutcome", "UnitResult", "Verdict"]
+__all__ = ["Conversion", "Original", "StressOutcome", "UnitResult", "Verdict"]
 
 Verdict = Literal["proved", "tested", "failed", "unknown"]
 
@@ -50,6 +50,23 @@ class UnitResult:
     stress: tuple[StressOutcome, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The package that was repaired, as it was.
+
+    Attributes:
+        path: Where it is.
+        units: The file itself, executed on the same inputs and judged in the same way.
+        healthy: Whether there was nothing to repair: the result is the file itself then.
+        generated: Whether the inputs were drawn at random, since none were given.
+    """
+
+    path: Path
+    units: Mapping[str, UnitResult]
+    healthy: bool
+    generated: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Conversion:
     """A converted model, with everything that is known about it.
@@ -71,6 +88,10 @@ class Conversion:
         package: The verified package, in a folder of our own that lives as long as this object (:meth:`save` copies
             it).
         folder: That folder.
+        original: Of a repair the package that was repaired. PyTorch is nowhere then: what is said of it here is meant
+            of ``fp32_program``, the float32 twin of the file.
+        functions: Of a repaired multifunction package the results of all its functions; the others here are those of
+            its default function, but for the verdict.
         loading: ``skip_model_load`` and ``compute_units`` of :attr:`model`, as in ``coremltools.convert``.
     """
 
@@ -89,6 +110,8 @@ class Conversion:
     package: Path
     folder: ScratchFolder
     loading: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    original: Original | None = None
+    functions: Mapping[str, Conversion] = field(default_factory=dict[str, "Conversion"])
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:

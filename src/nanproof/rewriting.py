@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nanproof.comparison.compare import as_array
 from nanproof.comparison.metrics import difference
 from nanproof.findings import Finding
 from nanproof.interpret.observe import Ranges, observe
@@ -109,7 +110,7 @@ def _change(
     count = len(trial.inputs)
     for i, (result, answer) in enumerate(zip(results, answers, strict=True)):
         for name, reference in answer.items():
-            found = difference(result[name], reference)
+            found = difference(as_array(result[name]), as_array(reference))
             if found.nonfinite or (i < count and not found.within(_REWRITE_TOLERANCE)):
                 return f"rewritten, output '{name}' changed by {found.error:.3g} of its range in float32"
     return ""

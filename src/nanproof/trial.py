@@ -39,7 +39,7 @@ class Trial:
 
     Stress inputs that the module itself refuses are ``refused``, and not run: the file may do anything with them.
     Inputs are what the module sees, and ``images`` are those of them for which the written file takes pixels. ``kinds``
-    are what inputs were taken for.
+    are what inputs were taken for, and ``reference`` is whose answers are expected.
     """
 
     outputs: tuple[str, ...]
@@ -50,6 +50,7 @@ class Trial:
     images: Mapping[str, Declared] = field(default_factory=dict[str, Declared])
     kinds: Mapping[str, InputKind] = field(default_factory=dict[str, InputKind])
     refused: Sequence[StressInput] = ()
+    reference: str = "PyTorch"
 
     @property
     def all_inputs(self) -> list[Arrays]:
@@ -72,7 +73,7 @@ class Trial:
             UsageError: The classifier's probabilities are no output of the module.
         """
         probabilities = program.interface.probabilities
-        if not probabilities:
+        if not probabilities or probabilities in self.outputs:
             return [dict(given) for given in outputs]
         classified = [name for name in self.outputs if name not in program.outputs]
         if len(classified) != 1:
@@ -103,7 +104,9 @@ class Trial:
         reasons: list[str] = []
         for output in comparison.outputs:
             if output.worst.nonfinite:
-                reasons.append(f"output '{output.name}' has {output.worst.nonfinite} Inf or NaN where PyTorch has none")
+                reasons.append(
+                    f"output '{output.name}' has {output.worst.nonfinite} Inf or NaN where {self.reference} has none"
+                )
             elif not output.worst.within(tolerance):
                 reasons.append(
                     f"output '{output.name}' is off by {output.worst.error:.3g} of its range (tolerance {tolerance:g})"

@@ -17,12 +17,13 @@ from nanproof.cli.inspect import inspect
 from nanproof.cli.ops import ops
 from nanproof.cli.prove import prove
 from nanproof.cli.ranges import ranges
+from nanproof.cli.repair import repair
 from nanproof.cli.run import run
 
 __all__ = ["app", "execute"]
 
 app = typer.Typer(name="nanproof", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
-for verb in (convert, run, check, ranges, prove, inspect, ops, explain, doctor):
+for verb in (convert, repair, run, check, ranges, prove, inspect, ops, explain, doctor):
     app.command()(verb)
 
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nanproof.cli.arrays import check_file
+from nanproof.cli.conversion import answer, checked_units, written
 from nanproof.cli.face import Answer, Face
 from nanproof.cli.kinds import stated_kinds
 from nanproof.cli.model import check_model, load_batch, load_model, load_options
 from nanproof.cli.verb import Tolerance, Units, verb
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from nanproof.result import Conversion
-
 __all__ = ["convert"]
-
-_BAD = frozenset({"failed", "unknown"})
-_EXIT_CODES = {"proved": 0, "tested": 0, "failed": 1, "unknown": 3}
 
 
 @verb(
@@ -72,7 +64,8 @@ def convert(
     check_model(model, trust=trust, task=task)
     if report is not None:
         check_file(report, [".html"])
-    units = _checked_options(output, unit or ["gpu"], target)
+    _check_options(output, target)
+    units = checked_units(unit)
     with face.progress(f"converting {model}") as progress:
         progress("load")
         loaded = load_model(model, inputs, task=task, trust=trust)
@@ -83,61 +76,14 @@ def convert(
         arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
         arguments |= {"kinds": stated_kinds(kind or []), "calibration": batches, "progress": progress}
         conversion = convert_module(loaded.module, loaded.example_inputs, **arguments)
-        written = conversion.save(output) if conversion.verdict not in _BAD or keep_failed else None
-        if report is not None:
-            from nanproof.report.html import write_html
-
-            write_html(conversion, report, title=model)
-    return _answer(conversion, model, _Files(output, written, report))
+        files = written(conversion, model, output, report, keep_failed=keep_failed)
+    return answer(conversion, model, files)
 
 
-def _checked_options(output: Path, units: list[str], target: str) -> list[str]:
+def _check_options(output: Path, target: str) -> None:
     """Options that would be refused at the end, checked at the beginning."""
     from nanproof.mil.frontend import Options
     from nanproof.mil.package import check_destination
-    from nanproof.numerics import get
 
     check_destination(output)
     _ = Options(minimum_deployment_target=target).target
-    return [get(name).name for name in dict.fromkeys(units)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """The output that was asked for, and the files that were written."""
-
-    output: Path
-    written: Path | None
-    report: Path | None
-
-
-def _answer(conversion: Conversion, model: str, files: _Files) -> Answer:
-    paths = {"file": files.written, "report": files.report}
-    data = {**conversion.to_dict(), "model": model, **{k: str(p) if p else None for k, p in paths.items()}}
-
-    def show(console: Console) -> None:
-        from nanproof.report.terminal import print_conversion
-
-        print_conversion(conversion, console, ending=_ending(conversion, files))
-
-    return Answer("conversion", data, show, _EXIT_CODES[conversion.verdict])
-
-
-def _ending(conversion: Conversion, files: _Files) -> Any:
-    """Where the file is, or why there is none."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from nanproof.report.wording import package_bytes, size_text
-
-    if files.written is not None:
-        kept = ", kept although it failed" if conversion.verdict in _BAD else ""
-        lines = [Text.assemble((str(files.written), "bold"), f"  {size_text(package_bytes(files.written))}{kept}")]
-    else:
-        lines = [Text(f"{files.output} was not written, since the conversion {conversion.verdict}.", "red")]
-        naive = conversion.precision == "float16"
-        hint = "--precision auto keeps FP32 what needs it" if naive else "--precision float32 gives up FP16"
-        lines.append(Text(f"--keep-failed writes it nevertheless; {hint}.", "dim"))
-    if files.report is not None:
-        lines.append(Text(f"report: {files.report}"))
-    return Group(*lines)

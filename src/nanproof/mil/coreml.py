@@ -16,16 +16,20 @@ from typing import Any
 __all__ = [
     "AbstractGraphPass",
     "CompiledMLModel",
+    "MILProgram",
     "ScopeInfo",
     "ScopeSource",
     "TorchNode",
+    "TranscriptionContext",
     "add_int16_cast",
     "block_context_manager",
     "convert_node",
     "ct",
     "graph_pass",
     "is_target",
+    "load_function",
     "mb",
+    "mil_convert",
     "mlmodel",
     "promote_input_dtypes",
     "quiet",
@@ -54,9 +58,12 @@ def quiet() -> Generator[None]:
 with quiet():
     import coremltools
     from coremltools.converters.mil import Builder
+    from coremltools.converters.mil import converter as _converter
+    from coremltools.converters.mil.frontend.milproto import load as _milproto
     from coremltools.converters.mil.frontend.torch import ops as _torch_ops
     from coremltools.converters.mil.frontend.torch import torch_op_registry
     from coremltools.converters.mil.frontend.torch.internal_graph import InternalTorchIRNode
+    from coremltools.converters.mil.mil import Program as _Program
     from coremltools.converters.mil.mil import types as _types
     from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
     from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes as _promote_input_dtypes
@@ -78,6 +85,11 @@ convert_node: Any = _torch_ops.convert_single_node
 promote_input_dtypes: Any = _promote_input_dtypes
 is_target: Any = is_current_opset_version_compatible_with
 """Whether the program that is being built may hold the ops of a deployment target."""
+mil_convert: Any = _converter.mil_convert
+load_function: Any = _milproto._load_function  # pyright: ignore[reportPrivateUsage]
+"""The message of a function → a function of a MIL program. What reads the weights is in its context."""
+TranscriptionContext: Any = _milproto.TranscriptionContext
+MILProgram: Any = _Program
 register_torch_op: Any = torch_op_registry.register_torch_op
 register_pass: Any = pass_registry.register_pass
 

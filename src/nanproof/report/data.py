@@ -41,8 +41,17 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
             "given_inputs": given,
             "stress_inputs": len(stress),
             "units": list(conversion.units),
-            "statement": rests_on(conversion.verdict, given, len(stress), len(conversion.program.states)),
+            "statement": rests_on(
+                conversion.verdict,
+                given,
+                len(stress),
+                len(conversion.program.states),
+                drawn=conversion.original is not None and conversion.original.generated,
+            ),
         },
+        "reference": "PyTorch" if conversion.original is None else "the float32 twin",
+        "original": _original(conversion),
+        "functions": {name: one.verdict for name, one in conversion.functions.items()},
         "tolerance": conversion.tolerance,
         "units": {name: _unit(unit, conversion.tolerance) for name, unit in conversion.units.items()},
         "fidelity": comparison_data(conversion.fidelity, conversion.tolerance),
@@ -61,19 +70,36 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
     return encoded(data)
 
 
-def rests_on(verdict: str, given: int, stress: int, states: int = 0) -> str:
+def _original(conversion: Conversion) -> dict[str, Any] | None:
+    """The package that was repaired, as it was; ``None`` for a conversion."""
+    original = conversion.original
+    if original is None:
+        return None
+    return {
+        "file": str(original.path),
+        "healthy": original.healthy,
+        "drawn_inputs": original.generated,
+        "units": {name: _unit(unit, conversion.tolerance) for name, unit in original.units.items()},
+    }
+
+
+def rests_on(verdict: str, given: int, stress: int, states: int = 0, *, drawn: bool = False) -> str:
     """What a verdict rests on, in one sentence.
 
     >>> rests_on("tested", 1, 4)
     'tested on 1 given input and 4 stress inputs; not proved for all inputs'
     >>> rests_on("tested", 3, 0, states=2)
     'tested on 3 calls in a row (2 states kept); not proved for all inputs'
+    >>> rests_on("failed", 3, 1, drawn=True)
+    'failed on 3 inputs drawn at random and 1 stress input'
     """
     if verdict == "proved":
         return "proved for all inputs within the stated assumptions"
     inputs = f"{given} given input{'s' if given != 1 else ''}"
     if states:
         inputs = f"{plural(given, 'call')} in a row ({plural(states, 'state')} kept)"
+    if drawn:
+        inputs = f"{inputs.replace(' given', '')} drawn at random"
     if stress:
         inputs += f" and {stress} stress input{'s' if stress != 1 else ''}"
     if verdict == "tested":

@@ -22,8 +22,8 @@ __all__ = ["page", "write_html"]
 
 _WORDS = {
     "proved": "Finite for every input within the stated assumptions.",
-    "tested": "Finite wherever PyTorch is, and within tolerance, on everything that was tried.",
-    "failed": "The written file gives Inf or NaN where PyTorch has none, or is off by more than the tolerance.",
+    "tested": "Finite wherever {reference} is, and within tolerance, on everything that was tried.",
+    "failed": "The written file gives Inf or NaN where {reference} has none, or is off by more than the tolerance.",
     "unknown": "Nothing is known about the written file.",
 }
 
@@ -75,10 +75,16 @@ def page(data: Mapping[str, Any], title: str = "") -> str:
         data=data,
         title=title,
         nothing=nothing_found(data),
-        words=_WORDS[data["verdict"]],
+        words=_words(data),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         fp16_share=100 * data["program"]["fp16"] / total if total else 0,
     )
+
+
+def _words(data: Mapping[str, Any]) -> str:
+    if data["original"] and data["original"]["healthy"]:
+        return "The package passes as it is, and was left as it is."
+    return _WORDS[data["verdict"]].format(reference=data["reference"])
 
 
 def _shape(value: Mapping[str, Any]) -> str:

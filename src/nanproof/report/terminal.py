@@ -26,6 +26,8 @@ _MOST = 6
 def print_conversion(conversion: Conversion, console: Console, *, ending: RenderableType | None = None) -> None:
     """Print what was found, what was changed, what stays FP32 and why, how far it is from PyTorch, and the verdict.
 
+    Of a repair also what was wrong before.
+
     Args:
         conversion: The result.
         console: Where to.
@@ -33,6 +35,7 @@ def print_conversion(conversion: Conversion, console: Console, *, ending: Render
     """
     data = conversion_data(conversion)
     rows = [
+        *([("before", _before(data["original"]))] if data["original"] else []),
         ("found", _found(data)),
         ("changed", _changed(data["plan"]["rewrites"])),
         ("FP32", _islands(data)),
@@ -128,7 +131,8 @@ def _islands(data: Mapping[str, Any]) -> RenderableType:
         f"{program['fp32']} of {plural(computing, 'op')} {'computes' if program['fp32'] == 1 else 'compute'} in FP32"
     )
     if data["plan"]["author_fp32_ops"]:
-        count += f", {data['plan']['author_fp32_ops']} of them because the model's own code says so"
+        why = "as before" if data["original"] else "because the model's own code says so"
+        count += f", {data['plan']['author_fp32_ops']} of them {why}"
     if not program["fp32"]:
         count = f"nothing: all {plural(computing, 'op')} compute in FP16"
     texts: list[RenderableType] = []
@@ -141,8 +145,20 @@ def _islands(data: Mapping[str, Any]) -> RenderableType:
 
 def _errors(data: Mapping[str, Any]) -> RenderableType:
     columns = {"lowered, FP32": data["fidelity"]["outputs"]}
+    if data["original"]:  # its float32 twin is what all is compared with
+        columns = {f"{name}, before": unit["outputs"] for name, unit in data["original"]["units"].items()}
     columns |= {name: unit["outputs"] for name, unit in data["units"].items()}
-    return Group(Text("from PyTorch, relative to the range of the output", "dim"), error_table(columns))
+    against = f"from {data['reference']}, relative to the range of the output"
+    return Group(Text(against, "dim"), error_table(columns))
+
+
+def _before(original: Mapping[str, Any]) -> RenderableType:
+    """What is wrong with the package as it was."""
+    if original["healthy"]:
+        return Text("the package passes as it is: nothing to repair", "green")
+    lines = [Text(f"{name}: {reason}", "red") for name, unit in original["units"].items() for reason in unit["reasons"]]
+    births = dict.fromkeys(birth["described"] for unit in original["units"].values() for birth in unit["births"])
+    return Group(*lines[:_MOST], *(Text(birth, "dim") for birth in list(births)[:3]))
 
 
 def _stress(data: Mapping[str, Any]) -> RenderableType:
