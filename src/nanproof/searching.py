@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nanproof.comparison.metrics import Difference
 from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
 from nanproof.plan.plan import Island, Plan, connected
@@ -35,7 +36,7 @@ def judge_of(trial: Trial, tolerance: float) -> Judge:
 
     def judge(unit: str, i: int, outputs: Mapping[str, Any]) -> Score:
         found = trial.compared(unit, i, outputs)
-        bad = {o.name: float("inf") if o.worst.nonfinite else o.worst.error / tolerance for o in found.outputs}
+        bad = {o.name: _share(o.worst, tolerance) for o in found.outputs}
         worst = max(found.outputs, key=lambda o: bad[o.name])
         where = f"on given input {i + 1}" if i < count else f"on the stress input '{trial.stress[i - count].what}'"
         what = (
@@ -46,6 +47,13 @@ def judge_of(trial: Trial, tolerance: float) -> Judge:
         return Score(bad[worst.name], i < count, f"output '{worst.name}' {what} {where} under '{unit}'", bad)
 
     return judge
+
+
+def _share(worst: Difference, tolerance: float) -> float:
+    """How many times the tolerance an output is off; of a tolerance of 0 any error is infinitely many times that."""
+    if worst.nonfinite:
+        return float("inf")
+    return worst.error / tolerance if tolerance else float("inf") if worst.error else 0.0
 
 
 def searched(

@@ -22,6 +22,11 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(packages.healthy, tmp_path_factory.mktemp("cli") / "healthy.mlpackage")
 
 
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(packages.lost, tmp_path_factory.mktemp("cli") / "lost.mlpackage")
+
+
 def test_repair_writes_the_package_and_the_report(nanproof: Command, broken: Path, tmp_path: Path) -> None:
     before = written_bytes(broken)
     fixed, page = tmp_path / "fixed.mlpackage", tmp_path / "fixed.html"
@@ -59,14 +64,21 @@ def test_a_healthy_package_is_said_to_be_so(nanproof: Command, healthy: Path, tm
     assert written_bytes(tmp_path / "same.mlpackage") == written_bytes(healthy)
 
 
-def test_a_repair_that_fails_is_not_written(nanproof: Command, broken: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_is_not_written(nanproof: Command, lost: Path, tmp_path: Path) -> None:
     target = tmp_path / "fixed.mlpackage"
-    said = nanproof("repair", broken, "-o", target, "--tolerance", "0")
-    assert said.code == 1
-    assert "was not written, since the repair failed" in " ".join(said.out.split())
+    said = nanproof("repair", lost, "-o", target)
+    assert said.code == 3
+    assert "was not written, since the repair could not be judged" in " ".join(said.out.split())
+    assert "its weights 'weight' hold 1 Inf" in " ".join(said.out.split())
     assert not target.exists()
-    assert nanproof("repair", broken, "-o", target, "--tolerance", "0", "--keep-failed").code == 1
+    assert nanproof("repair", lost, "-o", target, "--keep-failed").code == 3
     assert target.exists()
+
+
+def test_without_any_tolerance_all_is_fp32(nanproof: Command, broken: Path, tmp_path: Path) -> None:
+    said = nanproof("repair", broken, "-o", tmp_path / "fixed.mlpackage", "--tolerance", "0", "--json")
+    assert said.code == 0
+    assert said.document["program"]["fp16"] == 0
 
 
 def test_the_package_is_never_written_over(nanproof: Command, broken: Path) -> None:

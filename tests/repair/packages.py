@@ -89,6 +89,18 @@ def healthy(target: Any = ct.target.iOS16) -> Any:
     return convert(program, target)
 
 
+def lost(target: Any = ct.target.iOS16) -> Any:
+    """A weight beyond all FP16 numbers."""
+
+    @mb.program(input_specs=[mb.TensorSpec((2, 16), dtype=types.fp32)], opset_version=target)
+    def program(x):
+        weight = numbers(4, 16)
+        weight[0, 0] = 3e38
+        return mb.linear(x=x, weight=weight, name="out")
+
+    return convert(program, target)
+
+
 def classifier(target: Any = ct.target.iOS16) -> Any:
     """An image classifier whose energy, a sum of squares over the map, overflows."""
 
