@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanproof.comparison.compare import Comparison, compare
     from nanproof.conductor import convert
+    from nanproof.diagnosing import diagnose
+    from nanproof.diagnosis.culprit import Culprit, Diagnosis
     from nanproof.interpret.accumulators import Accumulation, accumulations
     from nanproof.interpret.execute import predict
     from nanproof.interpret.proof import Proof, prove
@@ -32,6 +34,8 @@ __all__ = [
     "Budget",
     "Comparison",
     "Conversion",
+    "Culprit",
+    "Diagnosis",
     "Log",
     "Pipeline",
     "Program",
@@ -44,6 +48,7 @@ __all__ = [
     "accumulations",
     "compare",
     "convert",
+    "diagnose",
     "enable_predict",
     "load",
     "make_state",
@@ -60,6 +65,8 @@ _HOMES = {
     "Budget": "nanproof.refutation.witness",
     "Comparison": "nanproof.comparison.compare",
     "Conversion": "nanproof.result",
+    "Culprit": "nanproof.diagnosis.culprit",
+    "Diagnosis": "nanproof.diagnosis.culprit",
     "Log": "nanproof.watching",
     "Pipeline": "nanproof.program",
     "Program": "nanproof.program",
@@ -72,6 +79,7 @@ _HOMES = {
     "accumulations": "nanproof.interpret.accumulators",
     "compare": "nanproof.comparison.compare",
     "convert": "nanproof.conductor",
+    "diagnose": "nanproof.diagnosing",
     "enable_predict": "nanproof.mil.predict",
     "load": "nanproof.mil.read",
     "make_state": "nanproof.interpret.state",

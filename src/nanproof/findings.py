@@ -158,6 +158,14 @@ KINDS: Mapping[str, Kind] = {
             "A larger epsilon, or scale both: log(2**13 * p + 2**13 * 1e-8) - 13 * log(2).",
         ),
         Kind(
+            "NP118",
+            "underflow",
+            "A value that matters is below the FP16 range and rounds to 0, or to one of the few numbers below 6.1e-5.",
+            "What follows divides by it, takes its logarithm or makes it large again: Inf, NaN, or a wrong number.",
+            "num / (re * re + im * im), where re and im are about 1e-4",
+            "Scale the values up by a power of two before they are squared or multiplied, or keep the operations FP32.",
+        ),
+        Kind(
             "NP120",
             "non-finite-birth",
             "When the converted program ran, an operation made Inf or NaN of finite operands where FP32 is finite.",
@@ -201,6 +209,93 @@ KINDS: Mapping[str, Kind] = {
             "FP32 that the model's author asked for cannot be told from any other.",
             "a package made with FP16ComputePrecision(op_selector=...)",
             "Nothing: the operations stay FP32, and do not count as those that nanproof added.",
+        ),
+        Kind(
+            "NP141",
+            "absorbed-term",
+            "A term of a sum is so small beside the other that the sum does not change: a running state that no longer "
+            "moves, a small number that is added to a large one and matters later.",
+            "FP16 has 11 bits: 2048 + 0.5 is 2048. An accumulation stalls, and what should have been kept is erased, "
+            "although every number is finite.",
+            "level = level + 0.001 * (x - level), step by step",
+            "Keep the sum and its state in FP32, add larger pieces at a time, or keep the small part in a tensor "
+            "of its own.",
+        ),
+        Kind(
+            "NP142",
+            "accumulated-rounding",
+            "A sum of many terms is further off than storing its result explains: the unit adds up in FP16.",
+            "Once a partial sum is near 2048, each term loses its low bits.",
+            "x.sum(-1) or a linear layer over thousands of numbers of one sign, on a CPU",
+            "Sum in FP32, or in two steps over fewer numbers each.",
+        ),
+        Kind(
+            "NP143",
+            "cancellation",
+            "Two nearly equal numbers are subtracted: what remains is their rounding.",
+            "The relative error of the difference is as many times larger as the numbers are than their difference.",
+            "x.pow(2).mean() - x.mean().pow(2); r1 * i0 - r0 * i1",
+            "Compute the difference directly ((x - mean).pow(2)), or keep the operands and the difference in FP32.",
+        ),
+        Kind(
+            "NP144",
+            "decision-flip",
+            "A decision (round, argmax, a comparison, a branch, a cast to whole numbers) comes out otherwise, since "
+            "the numbers before it are rounded.",
+            "The smallest error becomes a whole step: another code, another index, another branch.",
+            "codes = torch.round(latents); ids = distances.argmin(-1)",
+            "Keep what the decision depends on in FP32, from where its numbers lose bits.",
+        ),
+        Kind(
+            "NP145",
+            "coarse-argument",
+            "An operation gets an argument of which one FP16 step changes its result by much: the sine of a large "
+            "angle, a sampling position in a wide image.",
+            "Between 512 and 1024 one FP16 step is 0.5: the angle is lost. A normalised coordinate near 1 has steps of "
+            "2^-11, half a pixel of 2048.",
+            "torch.sin(positions * 2 * math.pi); F.grid_sample(image, grid)",
+            "Reduce the argument first (phase - floor(phase)), take the values from a table, or keep the argument in "
+            "FP32.",
+        ),
+        Kind(
+            "NP146",
+            "amplified-rounding",
+            "An operation makes a relative error that is ordinary in FP16 many times larger.",
+            "The result has fewer bits than FP16 could hold.",
+            "torch.exp(x) of large x; 1 / (1 - p) with p near 1",
+            "Keep the operands of the operation in FP32, or write it in terms of what is small (log1p, expm1).",
+        ),
+        Kind(
+            "NP147",
+            "integer-precision",
+            "Whole numbers beyond 2048 become FP16, which has only every second, fourth, ... of them.",
+            "Odd positions, ids and counts do not exist any more; equality, modulo and angles of them are wrong.",
+            "positions = torch.arange(4096).float()",
+            "Keep integers integers until they are small, or keep the operations on them in FP32.",
+        ),
+        Kind(
+            "NP148",
+            "integer-narrowing",
+            "Whole numbers are cast to 16 bits and wrap around.",
+            "An id of 40,000 becomes -25,536, and names something else.",
+            "labels.gather(1, indices), where the labels are ids above 32,767, converted by coremltools alone",
+            "Convert with nanproof, which casts only what fits; or look the values up in FP32.",
+        ),
+        Kind(
+            "NP149",
+            "rounding-adds-up",
+            "The outputs are off although no single operation is: ordinary rounding adds up over many of them.",
+            "Every FP16 result is rounded to 11 bits. A long chain, or a tolerance that is small, makes that visible.",
+            "forty layers, one after the other, with a tolerance of 1e-4",
+            "Keep the last layers, or the residual stream, in FP32; or allow a larger tolerance.",
+        ),
+        Kind(
+            "NP150",
+            "inexact-operation",
+            "The unit computes an operation by a method of its own that is wrong here, or overflows inside of it.",
+            "The result is finite and looks like a number.",
+            "F.softplus(x) for x > 10.4 on a Neural Engine, which returns 0",
+            "Write the operation in another way, or keep it off the unit by keeping it in FP32.",
         ),
         Kind(
             "NP201",

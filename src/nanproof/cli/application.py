@@ -10,6 +10,7 @@ import typer
 from nanproof import __version__
 from nanproof.cli.check import check
 from nanproof.cli.convert import convert
+from nanproof.cli.diagnose import diagnose
 from nanproof.cli.doctor import doctor
 from nanproof.cli.explain import explain
 from nanproof.cli.face import Face
@@ -23,7 +24,7 @@ from nanproof.cli.run import run
 __all__ = ["app", "execute"]
 
 app = typer.Typer(name="nanproof", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
-for verb in (convert, repair, run, check, ranges, prove, inspect, ops, explain, doctor):
+for verb in (convert, repair, run, check, diagnose, ranges, prove, inspect, ops, explain, doctor):
     app.command()(verb)
 
 

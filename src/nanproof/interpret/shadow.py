@@ -76,6 +76,7 @@ class Shadow:
         died: Inf and NaN of operands that are not in the result any more.
         killed: Those that left another result than pure float32 has, by more than a thousandth of its range.
         zeroed: Elements that are zero, and are not in float32 on the same operands.
+        vanished: Elements that are zero, and are not in pure float32.
         absorbed: Elements of a sum of two terms that are one of them, although the other is not zero.
         changed: Elements of integer and truth-valued results that differ from those of pure float32.
         parted: How often a branch or a loop went on otherwise in float32.
@@ -95,6 +96,7 @@ class Shadow:
     died: int = 0
     killed: int = 0
     zeroed: int = 0
+    vanished: int = 0
     absorbed: int = 0
     changed: int = 0
     parted: int = 0
@@ -136,7 +138,7 @@ class Shadow:
         )
 
 
-_COUNTS = ("infinities", "nans", "flowed", "died", "killed", "zeroed", "absorbed", "changed", "parted")
+_COUNTS = ("infinities", "nans", "flowed", "died", "killed", "zeroed", "vanished", "absorbed", "changed", "parted")
 _MATTERS = 1e-3
 """A part of the range beyond which a death has changed the result. Rounding of an operand stays below it."""
 
@@ -244,9 +246,11 @@ def _of_result(name: str, op_type: str, pair: Pair, again: Carried) -> Shadow:
     if own.nonfinite:
         nans = int((actual.isnan() & recomputed.isfinite()).sum())
         infinities = own.nonfinite - nans
-    zeroed = 0
-    if exact.is_floating_point() and actual is not recomputed:
-        zeroed = max(0, int(torch.count_nonzero(recomputed)) - int(torch.count_nonzero(actual)))
+    zeroed = vanished = 0
+    if exact.is_floating_point() and actual is not exact:
+        there = int(torch.count_nonzero(actual))
+        zeroed = 0 if actual is recomputed else max(0, int(torch.count_nonzero(recomputed)) - there)
+        vanished = max(0, int(torch.count_nonzero(exact)) - there)
     return Shadow(
         name,
         op_type,
@@ -260,6 +264,7 @@ def _of_result(name: str, op_type: str, pair: Pair, again: Carried) -> Shadow:
         nans=nans,
         flowed=inherited.nonfinite if actual is recomputed else _flowed(actual, recomputed, exact, total),
         zeroed=zeroed,
+        vanished=vanished,
         changed=changed,
     )
 
@@ -364,11 +369,11 @@ def _spread(there: Tensor, shape: Sequence[int]) -> Tensor | None:
 def _absorbed(executed: Executed) -> int:
     """Of a sum of two terms, the elements that are one term alone although float32 is not."""
     pair, again = executed.results[0], executed.recomputed[0]
-    x, y = (p.actual for p in executed.operands[:2])
-    tensors = (pair.actual, again, x, y)
+    x, y = executed.operand("x"), executed.operand("y")
+    tensors = (pair.actual, again, x and x.actual, y and y.actual)
     if again is pair.actual or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
         return 0
-    result, recomputed, x, y = (t for t in tensors if isinstance(t, Tensor))
-    y = -y if executed.op.type == "sub" else y
-    lone = ((result == x) & (y != 0)) | ((result == y) & (x != 0))
+    result, recomputed, one, other = (t for t in tensors if isinstance(t, Tensor))
+    other = -other if executed.op.type == "sub" else other
+    lone = ((result == one) & (other != 0)) | ((result == other) & (one != 0))
     return int((lone & (recomputed != result) & result.isfinite()).sum())

@@ -6,7 +6,7 @@ Where a branch or the end of a loop depends on numbers, either execution goes it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -88,6 +88,12 @@ class Executed:
     recomputed: tuple[Carried, ...]
     parted: bool = False
 
+    def operand(self, name: str) -> Pair | None:
+        """The first value of a named input: a file has the inputs of an op in any order."""
+        value = self.op.input(name)
+        pairs = zip(self.op.operands, self.operands, strict=True)
+        return next((pair for operand, pair in pairs if operand is value), None)
+
 
 Visitor = Callable[[Executed], None]
 
@@ -108,7 +114,9 @@ class Sweep:
             the op that reads it. Without it float32 computes with the program's own constants.
 
     Attributes:
-        evaluations: How many ops were evaluated, and how many the program has executed.
+        results: The outputs of the last run, in both executions.
+        evaluations: How many evaluations of ops all runs have cost.
+        executed: How many ops the program has executed in them.
 
     Raises:
         NumericsError, UnsupportedOpError, UsageError: As :class:`~nanproof.interpret.execute.Executor`.
@@ -127,9 +135,11 @@ class Sweep:
         known: dict[Value, Carried] = dict(self._lost) if self._lost else self._unit.constants
         self._float32 = Runner(program, get("reference"), constants=known)
         self._exact_steps: dict[Block, list[Step]] = {}
+        self._by_op: dict[Op, Step] = {}
         self._constants: dict[Value, Pair] = {}
         self._cells: dict[Value, Pair] = {}
         self._visit: Visitor = _blind
+        self.results: Sequence[Pair] = ()
         self.evaluations = self.executed = 0
 
     def __call__(
@@ -155,10 +165,25 @@ class Sweep:
                 results = self._block(main.block, env)
         finally:
             self._visit = _blind
+        self.results = results
         named = list(zip(main.block.outputs, results, strict=True))
         tensors = [(v, p.actual, p.exact) for v, p in named]
         actual = {v.name: from_carrier(a, v.type.dtype).copy() for v, a, _ in tensors if isinstance(a, Tensor)}
         return actual, {v.name: e.numpy().copy() for v, _, e in tensors if isinstance(e, Tensor)}
+
+    def again(self, op: Op, operands: Mapping[Value, Carried]) -> list[Any]:
+        """What float32 makes of other operands of an op that has run: its results, not put into their carriers yet.
+
+        Constants need not be given. Slopes are recorded if PyTorch is told to.
+
+        Raises:
+            ExecutionError: The rule failed.
+        """
+        step = self._by_op[op]
+        if _narrows(op):
+            return [operands[op.inputs["x"][0]]]
+        self.evaluations += 1
+        return self._float32.computed(step, self._float32.arguments(step, operands))
 
     def _start(self, inputs: Mapping[str, Any]) -> None:
         """Set the states, unless the inputs go on with a conversation."""
@@ -184,6 +209,7 @@ class Sweep:
         if block not in self._exact_steps:
             steps = self._float32.steps(block)
             self._exact_steps[block] = [replace(step, results=tuple(map(_wide, step.results))) for step in steps]
+            self._by_op |= {step.op: step for step in self._exact_steps[block]}
         return self._exact_steps[block]
 
     def _read(self, value: Value, env: Mapping[Value, Pair]) -> Pair:
@@ -204,7 +230,7 @@ class Sweep:
         if op.type == "read_state":
             return Executed(op, operands, operands, (operands[0].actual,))
         if op.type == "write_state":
-            self._cells[next(op.operands)] = operands[1]
+            self._cells[op.inputs["input"][0]] = self._read(op.inputs["data"][0], env)
             return Executed(op, operands, (), ())
         self.executed += 1
         return self._plain(step, exact, operands, env)
@@ -244,22 +270,23 @@ class Sweep:
 
     def _evaluated(self, exact: Step, env: Mapping[Value, Carried]) -> list[Any]:
         if _narrows(exact.op):
-            return [next(iter(env.values()))]
+            return [env[exact.op.inputs["x"][0]]]
         self.evaluations += 1
         return self._float32.results(exact, self._float32.arguments(exact, env))
 
     def _branch(self, step: Step, exact: Step, operands: tuple[Pair, ...], env: dict[Value, Pair]) -> Executed:
         then, otherwise = step.op.blocks
-        chosen = [bool(t) for t in (operands[0].actual, operands[0].exact)]
+        decides = self._read(step.op.inputs["pred"][0], env)
+        chosen = [bool(t) for t in (decides.actual, decides.exact)]
         if chosen[0] == chosen[1]:
             results = tuple(self._block(then if chosen[0] else otherwise, {**env}))
             return Executed(step.op, operands, results, tuple(p.actual for p in results))
-        arguments = {"pred": operands[0].actual}, {"pred": operands[0].exact}
+        arguments = {"pred": decides.actual}, {"pred": decides.exact}
         return self._parted(step, exact, operands, env, arguments)
 
     def _loop(self, step: Step, exact: Step, operands: tuple[Pair, ...], env: dict[Value, Pair]) -> Executed:
         condition, body = step.op.blocks
-        variables = list(operands)
+        variables = [self._read(value, env) for value in step.op.inputs["loop_vars"]]
         while True:
             (go,) = self._block(condition, {**env, **dict(zip(condition.inputs, variables, strict=True))})
             goes = [bool(t) for t in (go.actual, go.exact)]
@@ -313,7 +340,7 @@ def _narrows(op: Op) -> bool:
     """Whether an op only makes an integer narrower."""
     if op.type != "cast" or op.outputs[0].type.dtype not in _NARROW:
         return False
-    return next(op.operands).type.dtype.is_integer
+    return op.inputs["x"][0].type.dtype.is_integer
 
 
 def _pair(actual: Carried, exact: Carried) -> Pair:

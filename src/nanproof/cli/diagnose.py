@@ -1,0 +1,98 @@
+"""``nanproof diagnose``: which lines of a model break in FP16, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanproof.cli.face import Answer, Face
+from nanproof.cli.model import check_model, load_batch, load_model
+from nanproof.cli.verb import Tolerance, Units, verb
+from nanproof.errors import CouldNotCheckError
+
+if TYPE_CHECKING:
+    from nanproof.diagnosis.culprit import Diagnosis
+    from nanproof.program import Program
+
+__all__ = ["diagnose"]
+
+
+@verb(
+    "nanproof diagnose examples/bert_classifier.py:model",
+    "nanproof diagnose bert.mlpackage --inputs batch.npz --unit gpu --unit ane",
+)
+def diagnose(
+    face: Face,
+    model: Annotated[str, typer.Argument(help="The .mlpackage, or as for convert.", metavar="MODEL")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help="Inputs as `nanproof run` or `convert` takes them; may be repeated.", metavar="FILE"),
+    ] = None,
+    unit: Units = None,
+    tolerance: Tolerance = 1e-2,
+    target: Annotated[str, typer.Option(help="Deployment target of a PyTorch model.", metavar="NAME")] = "iOS17",
+    task: Annotated[
+        str | None, typer.Option(help="What a Hugging Face model shall do, if not as its config says.", metavar="NAME")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open a .pt2 or .pt, which may run code that is in it.")
+    ] = False,
+) -> Answer:
+    """Find the ops, and the lines of code, that make a model wrong in FP16: most to blame first.
+
+    A PyTorch model is converted to FP16 as coremltools does it, without any rewrite, to see what breaks. The model runs
+    under the numerics of a unit and in float32 beside it, and the error of the outputs is followed back to where it was
+    made: to an Inf, to one that became a wrong finite number on its way, to numbers that round to zero or vanish in a
+    sum. The exit code is 1 if an output is wrong.
+    """
+    units = list(dict.fromkeys(unit or ["gpu"]))
+    with face.progress(f"diagnosing {model}") as progress:
+        progress("read")
+        if model.endswith(".mlpackage"):
+            found = _of_package(Path(model), inputs or [], units, tolerance)
+        else:
+            check_model(model, trust=trust, task=task)
+            loaded = load_model(model, inputs[0] if inputs else None, task=task, trust=trust)
+            calls = [loaded.example_inputs, *(load_batch(where, loaded.module) for where in (inputs or [])[1:])]
+            progress("convert and run")
+            from nanproof.diagnosing import diagnose as diagnosed
+
+            found = diagnosed(
+                loaded.module,
+                calls if len(calls) > 1 else calls[0],
+                numerics=units,
+                tolerance=tolerance,
+                minimum_deployment_target=target,
+            )
+    return answer(model, found)
+
+
+def _of_package(path: Path, inputs: list[str], units: list[str], tolerance: float) -> Diagnosis:
+    from nanproof.diagnosing import diagnose as diagnosed
+    from nanproof.mil.read import load_program
+
+    program = load_program(path)
+    if not inputs:
+        takes = "\n".join(f"    {name}: {feature}" for name, feature in program.interface.inputs.items())
+        raise CouldNotCheckError(
+            f"Nothing was diagnosed: '{path}' has to run on something. Pass --inputs FILE.npz. It takes\n{takes}"
+        )
+    return diagnosed(program, list(_calls(program, inputs)), numerics=units, tolerance=tolerance)
+
+
+def _calls(program: Program, inputs: list[str]) -> Any:
+    from nanproof.interpret.batches import as_batches
+
+    for where in inputs:
+        yield from as_batches(program.interface, Path(where))
+
+
+def answer(model: str, found: Diagnosis) -> Answer:
+    """What a diagnosis says, on the command line."""
+    from nanproof.report.diagnosis import diagnosis_data, print_diagnosis
+
+    data = {"model": model, **diagnosis_data(found)}
+    exit_code = 1 if found.verdict == "failed" else 0
+    return Answer("diagnosis", data, lambda console: print_diagnosis(data, console), exit_code)
