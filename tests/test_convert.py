@@ -57,14 +57,33 @@ def result(x):
 
 
 def test_the_result(result, x):
-    assert result.verdict == "tested"
-    assert result.verdicts == {"gpu": "tested", "strict": "tested"}
+    assert result.passed
+    assert result.verdicts == {"gpu": "proved", "strict": "proved"}
     assert result.fidelity.error < 1e-6
     assert 0 < result.comparison.error < 1e-2
     assert result.plan.fp32_ops == 0
     assert isinstance(result.model, ct.models.MLModel)
     assert {op.dtype.value for op in result.program.walk() if op.dtype and op.type != "cast"} == {"fp16"}
     assert all(op.source and op.source.module for op in result.program.walk() if op.type == "linear")
+
+
+def test_the_proof_says_what_it_assumes(result, x):
+    (assumption,) = result.proof.assumptions
+    assert (assumption.low, assumption.high) == (float(x.min()), float(x.max()))
+    assert "range" in str(assumption)
+    assert [(name, unit.verdict) for name, unit in result.proof.units.items()] == [
+        *(("gpu", "proved"), ("strict", "proved"))
+    ]
+
+
+def test_what_is_not_proved_stays_tested(x):
+    result = nanproof.convert(Perceptron(), (x,), assume={"x": (-6e4, 6e4)})
+    assert (result.verdict, result.proof.verdict) == ("tested", "unknown")
+    assert result.proof.assumptions[0].reason == "given"
+    unproved = nanproof.convert(Perceptron(), (x,), prove=False)
+    assert (unproved.verdict, unproved.proof) == ("tested", None)
+    with pytest.raises(nanproof.errors.UsageError, match="There is no input 'y' to assume anything of"):
+        nanproof.convert(Perceptron(), (x,), assume={"y": (0, 1)})
 
 
 def test_what_is_saved_is_what_was_verified(result, x, tmp_path):
@@ -86,7 +105,7 @@ def test_coremltools_reads_the_file(result, tmp_path):
 
 def test_plain_data(result):
     text = json.dumps(result.to_dict(), allow_nan=False)
-    assert json.loads(text)["verdict"] == "tested"
+    assert json.loads(text)["verdict"] == "proved"
 
 
 def test_keyword_inputs_and_several_outputs(x):
@@ -94,12 +113,12 @@ def test_keyword_inputs_and_several_outputs(x):
     result = nanproof.convert(Perceptron(), {"x": x, "shift": shift})
     assert list(result.program.inputs) == ["x", "shift"]
     assert len(result.program.outputs) == 2
-    assert result.verdict == "tested"
+    assert result.passed
 
 
 def test_an_exported_program(x):
     exported = torch.export.export(Perceptron().eval(), (x,), strict=False)
-    assert nanproof.convert(exported, None).verdict == "tested"
+    assert nanproof.convert(exported, None).passed
 
 
 def test_float32(x):
@@ -117,7 +136,7 @@ def test_outputs_have_the_type_that_coremltools_gives_them(x):
 def test_overflow_stays_fp32():
     x = torch.rand(4, 8) + 0.5
     result = nanproof.convert(Growing(), (x,))
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.plan.islands[0].reason == "activation-overflow"
     assert [f.code for f in result.findings] == ["NP110"]
     assert result.findings[0].source.code == "return torch.floor(x * 300.0 * 300.0).sqrt() / 300.0"
@@ -138,7 +157,7 @@ def test_huge_inputs_are_read_in_fp32():
     bias[:, 5:] = torch.finfo(torch.float32).min
     bias[1] = torch.finfo(torch.float32).min
     result = nanproof.convert(Masked(), (torch.randn(4, 8), bias))
-    assert result.verdict == "tested"
+    assert result.passed
     assert "input 'bias' has values up to 3.403e+38" in result.findings[0].detail
     assert result.program.inputs["bias"].dtype.value == "fp32"
 
@@ -191,7 +210,7 @@ def test_a_pass_that_changes_the_result_is_named_and_left_out():
     (finding,) = result.findings
     assert (finding.code, finding.op, finding.remedy) == ("NP202", "common::fuse_conv_scale", "left out")
     assert finding.detail.startswith("coremltools' pass 'common::fuse_conv_scale' changed output 'mul' by ")
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.fidelity.error < 1e-6
 
 
@@ -230,7 +249,7 @@ def test_miscompilations_of_coremltools_are_found(module, shape, wrong):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(2)) + 0.5
     result = nanproof.convert(module, (x,), units=("reference",), verify_passes=True)
     assert {(f.code, f.op, f.remedy) for f in result.findings} == {("NP202", wrong, "left out")}
-    assert (result.verdict, result.fidelity.error < 1e-6) == ("tested", True)
+    assert (result.passed, result.fidelity.error < 1e-6) == (True, True)
 
 
 class Sine(nn.Module):
@@ -276,7 +295,7 @@ def test_a_wrong_pass_is_found_before_and_after_the_cast(x, monkeypatch, before,
 @pytest.mark.parametrize("unit", ["cpu", "ane", "ane_m1"])
 def test_every_unit_can_judge(unit, x):
     result = nanproof.convert(Perceptron(), (x,), units=(unit, "gpu"))
-    assert result.verdicts == {unit: "tested", "gpu": "tested"}
+    assert result.verdicts == {unit: "proved", "gpu": "proved"}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def steps(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_a_cache_follows_pytorch_over_a_conversation(how):
     module = Attention(how).eval()
     result = nanproof.convert(module, STEP, calibration=steps(6)[1:], minimum_deployment_target="iOS18")
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.comparison.batches == 7, "the six, and one that reads what the sixth has written"
     beyond = [o for o in result.units["gpu"].stress if not o.compared]
     assert how == "copy" or beyond, "positions that PyTorch refuses are told, and not executed"
@@ -118,7 +118,7 @@ def test_what_goes_wrong_after_the_first_call_is_seen():
 def test_names_of_buffers_inside():
     result = nanproof.convert(Nested(), (torch.ones(3),), minimum_deployment_target="iOS18")
     assert list(result.program.states) == ["layers_0_total", "layers_1_total"]
-    assert result.verdict == "tested"
+    assert result.passed
 
 
 @pytest.mark.parametrize("form", ["exported", "traced"])
@@ -131,14 +131,14 @@ def test_other_forms(form):
             model = torch.jit.trace(copy.deepcopy(module), example, check_trace=False)
     start = dict(model.named_buffers())["total"].clone()
     result = nanproof.convert(model, example, minimum_deployment_target="iOS18")
-    assert result.verdict == "tested"
+    assert result.passed
     assert list(result.program.states) == ["total"]
     assert torch.equal(dict(model.named_buffers())["total"], start)
 
 
 def test_a_state_that_does_not_begin_with_zeros_is_told():
     result = nanproof.convert(Sum(start=2.5), (torch.ones(3),), minimum_deployment_target="iOS18")
-    assert result.verdict == "tested"
+    assert result.passed
     (finding,) = result.findings
     assert (finding.code, finding.op) == ("NP301", "total")
     assert finding.detail == "the state 'total' begins with values up to 2.5 in PyTorch, and with zeros in Core ML"
@@ -155,7 +155,7 @@ def test_a_state_that_leaves_the_fp16_range_fails():
 def test_declared_states_mean_what_they_mean_to_coremltools():
     given = [ct.StateType(ct.TensorType(shape=(3,), dtype=np.float16), name="total")]
     result = nanproof.convert(Sum(), (torch.ones(3),), states=given, minimum_deployment_target=ct.target.iOS18)
-    assert result.verdict == "tested"
+    assert result.passed
     assert list(result.program.states) == ["total"]
     open_dtype = [ct.StateType(ct.TensorType(shape=(3,)), name="total")]
     nanproof.convert(Sum(), (torch.ones(3),), states=open_dtype, minimum_deployment_target="iOS18")

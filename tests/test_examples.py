@@ -28,7 +28,7 @@ def example(name, monkeypatch):
 def test_bert_classifier(monkeypatch):
     module, inputs = example("bert_classifier", monkeypatch).model()
     result = nanproof.convert(module, inputs, units=("gpu", "strict"))
-    assert result.verdict == "tested"
+    assert result.passed
     assert {f.code for f in result.findings} == {"NP101", "NP102"}
     assert result.plan.fp32_ops == 0
 
@@ -36,7 +36,7 @@ def test_bert_classifier(monkeypatch):
 def test_small_cnn(monkeypatch):
     module, inputs = example("small_cnn", monkeypatch).model()
     result = nanproof.convert(module, inputs)
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.findings == ()
     assert result.plan.fp32_ops == 0
 
@@ -46,7 +46,7 @@ def test_sentence_embeddings(monkeypatch):
     minilm = example("sentence_embeddings", monkeypatch)
     module, first, rest = minilm.encoder(), minilm.batches()[0], minilm.batches()[1:]
     result = nanproof.convert(module, first, calibration=rest)
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.plan.islands == ()
     wide = [op for op in result.program.walk() if op.type in ("linear", "matmul")]
     assert len(wide) == 6 * (4 + 2 + 2)

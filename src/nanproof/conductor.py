@@ -28,6 +28,7 @@ from nanproof.mil.declared import declared_inputs, output_types, tensor_types
 from nanproof.mil.frontend import Options, Packaged, Typing, lower, package
 from nanproof.mil.reflect import handles_of, reflect
 from nanproof.plan.author import requests_of
+from nanproof.proving import with_proof
 from nanproof.request import CoremltoolsOptions, Precision, Progress, Request, checked
 from nanproof.result import Conversion
 from nanproof.stress.kinds import Stated
@@ -50,6 +51,8 @@ def convert(
     tolerance: float = 1e-2,
     stress: bool = True,
     kinds: Stated | None = None,
+    prove: bool = True,
+    assume: Stated | None = None,
     dynamic_shapes: Any = None,
     verify_passes: bool = False,
     progress: Progress | None = None,
@@ -72,6 +75,9 @@ def convert(
         tolerance: Largest error that counts as the same, relative to the range of an output.
         stress: Also run inputs at the limits of their kind: a row masked everywhere, the last id, a black image, ...
         kinds: What inputs are, where the guess is wrong: by name a kind (``"mask"``, ...) or a range.
+        prove: Also prove for what was tested that no input inside the assumptions makes Inf or NaN. What has no known
+            kind is assumed to stay in the range that it has in the given inputs; the proof states what it assumes.
+        assume: What the proof assumes beside ``kinds``, for instance of states: by name a range or a kind.
         dynamic_shapes: As in ``torch.export.export``. The file is executed at its smallest and largest shapes, too.
         verify_passes: Execute the program around every graph pass of coremltools, name those that change a result, and
             leave them out before the FP16 cast. Else this is done only where the lowered program is wrong.
@@ -88,6 +94,7 @@ def convert(
     """
     asked: dict[str, Any] = {"precision": precision, "units": units, "tolerance": tolerance, "progress": progress}
     asked |= {"dynamic_shapes": dynamic_shapes, "stress": stress, "kinds": kinds, "verify_passes": verify_passes}
+    asked |= {"prove": prove, "assume": assume}
     request = checked(options, **asked)
     conversion = _convert(_loaded(model, task, request), example_inputs, list(calibration or ()), request)
     if request.package_dir is not None:
@@ -135,7 +142,8 @@ def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], reques
     if passes:
         request = replace(request, options=replace(request.options, without_passes=frozenset(f.op for f in passes)))
         lowered = _lowered(module, captured, batches, request)
-    return Build(request, lowered).finish([*_start_findings(captured), *passes, *_lowering_findings(lowered)])
+    findings = [*_start_findings(captured), *passes, *_lowering_findings(lowered)]
+    return with_proof(Build(request, lowered).finish(findings), request, lowered.trial)
 
 
 def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None:

@@ -53,6 +53,8 @@ class Request:
         tolerance: Largest error that counts as the same.
         stress: Whether to run stress inputs.
         kinds: What the user says of the kinds of inputs, by input name.
+        prove: Whether to prove what was tested.
+        assume: What a proof assumes of inputs and states beside their kinds, by name.
         options: What coremltools is given.
         declared: The inputs as the user has declared them; empty if they are not.
         dynamic_shapes: As for ``torch.export.export``; from the declared inputs where the user has given none.
@@ -67,6 +69,8 @@ class Request:
     tolerance: float
     stress: bool
     kinds: Stated | None
+    prove: bool
+    assume: Stated | None
     options: Options
     declared: Sequence[Declared]
     dynamic_shapes: Any

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from nanproof.comparison.compare import Comparison
 from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
+from nanproof.interpret.proof import Proof
 from nanproof.mil.package import ScratchFolder, copy_package, mlmodel
 from nanproof.plan.plan import Plan
 from nanproof.program import Program
@@ -75,7 +76,8 @@ class Conversion:
         program: The written file, read back.
         fp32_program: The same model in float32, before any rewrite or cast.
         verdict: The worst of all units: ``"tested"`` if on all given inputs and all stress inputs nothing is non-finite
-            that is finite in PyTorch, and all given inputs are within tolerance; ``"failed"`` if not.
+            that is finite in PyTorch, and all given inputs are within tolerance; ``"proved"`` if moreover no input
+            inside the assumptions of :attr:`proof` makes Inf or NaN; ``"failed"`` if not.
         units: Results by unit.
         findings: Hazards, with what was done about each.
         plan: Rewrites and FP32 islands.
@@ -92,6 +94,7 @@ class Conversion:
             of ``fp32_program``, the float32 twin of the file.
         functions: Of a repaired multifunction package the results of all its functions; the others here are those of
             its default function, but for the verdict.
+        proof: What is proved of the written file, and what that assumes; ``None`` if nothing was to be proved.
         loading: ``skip_model_load`` and ``compute_units`` of :attr:`model`, as in ``coremltools.convert``.
     """
 
@@ -109,9 +112,15 @@ class Conversion:
     seconds: Mapping[str, float]
     package: Path
     folder: ScratchFolder
+    proof: Proof | None = None
     loading: Mapping[str, Any] = field(default_factory=dict[str, Any])
     original: Original | None = None
     functions: Mapping[str, Conversion] = field(default_factory=dict[str, "Conversion"])
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is ``"tested"`` or ``"proved"``, on every unit."""
+        return self.verdict in ("tested", "proved")
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:

@@ -69,7 +69,7 @@ def test_inputs_give_the_range_of_what_has_none(nanproof: Command, attention: Pa
 
 def test_wrong_use(nanproof: Command, attention: Path):
     said = nanproof("prove", attention, "--assume", "x=wide:4")
-    assert (said.code, "--assume 'x=wide:4' is no NAME=LOW:HIGH" in said.err) == (2, True)
+    assert (said.code, "'--assume x=wide:4' has no range. Write --assume x=LOW:HIGH" in said.err) == (2, True)
     said = nanproof("prove", attention, "--shape", "x=a")
     assert (said.code, "--shape 'x=a' is no NAME=SIZES" in said.err) == (2, True)
     said = nanproof("prove", attention, "--assume", "z=0:1")

@@ -55,7 +55,7 @@ def mapped(value: Any, change: Callable[[str], str], key: str = "") -> Any:
     """The same data with every string changed, keys included, but for those that choose a style or stand for
     numbers."""
     if isinstance(value, dict):
-        fixed = key in ("", "rests_on", "source", "plan", "program", "fidelity", "row")
+        fixed = key in ("", "rests_on", "source", "plan", "program", "fidelity", "proof", "closest", "row")
         return {k if fixed else change(k): mapped(v, change, k if fixed else "row") for k, v in value.items()}
     if isinstance(value, list):
         return [mapped(v, change, "row" if isinstance(v, dict) else key) for v in value]
@@ -70,7 +70,7 @@ def test_the_data_is_strict_json(conversion: Conversion):
 
     data = conversion.to_dict()
     assert json.loads(json.dumps(data, allow_nan=False), parse_constant=refuse) == data
-    assert (data["schema"], data["kind"], data["verdict"]) == ("nanproof/1", "conversion", "tested")
+    assert (data["schema"], data["kind"], data["verdict"]) == ("nanproof/1", "conversion", "proved")
     assert {f["code"] for f in data["findings"]} == {"NP101", "NP110"} == set(data["kinds"])
     assert data["plan"]["rewrites"][0]["edits"]
     assert data["plan"]["islands"]
@@ -124,7 +124,7 @@ def test_the_page_is_well_formed_and_self_contained(conversion: Conversion, tmp_
 def test_the_page_shows_what_counts(conversion: Conversion):
     text = page(conversion_data(conversion))
     for part in (
-        "Tested on 1 given input and 9 stress inputs; not proved for all inputs",
+        "Proved finite for all inputs that are assumed, and tested on 1 given input and 9 stress inputs",
         "NP101",
         "NP110",
         "torch.finfo(torch.float32).min",

@@ -72,7 +72,7 @@ def rewrites(result):
 def test_rewritten_without_fp32(name):
     module = Attention(REWRITTEN[name])
     result = nanproof.convert(module, inputs(), units=("gpu", "strict"))
-    assert result.verdict == "tested", result.units
+    assert result.passed, result.units
     assert "mask-sentinel" in rewrites(result)
     assert result.plan.islands == ()
     assert result.plan.fp32_ops == 0
@@ -104,7 +104,7 @@ def test_coremltools_alone_is_nan():
 def test_safe_masks_are_left_alone(name):
     module = Attention(LEFT_ALONE[name])
     result = nanproof.convert(module, inputs())
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.findings == ()
     assert result.plan.rewrites == ()
     assert result.plan.fp32_ops == 0
@@ -138,7 +138,7 @@ class Weighted(nn.Module):
 @pytest.mark.parametrize("module", [Logits(), MaskedMaximum(), Weighted()], ids=lambda m: type(m).__name__)
 def test_what_cannot_be_rewritten_stays_fp32(module):
     result = nanproof.convert(module, inputs())
-    assert result.verdict == "tested", result.units
+    assert result.passed, result.units
     assert result.plan.rewrites == ()
     assert result.plan.fp32_ops > 0
     assert all(island.reason and island.evidence for island in result.plan.islands)
@@ -206,7 +206,7 @@ def test_a_rewrite_that_changes_something_is_taken_back(monkeypatch):
     assert result.plan.rewrites == ()
     assert "of its range in float32" in result.plan.islands[0].evidence
     assert "kept in FP32, since the rewrite was taken back" in result.findings[0].remedy
-    assert result.verdict == "tested"
+    assert result.passed
     naive = nanproof.convert(module, inputs(), precision="float16")
     assert (naive.plan.fp32_ops, naive.findings[0].remedy) == (0, "not repaired: the precision is float16")
 

@@ -86,7 +86,8 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     from rich.console import Group, RenderableType
     from rich.text import Text
 
-    from nanproof.report.terminal import error_table, labelled, verdict_text
+    from nanproof.report.labels import labelled
+    from nanproof.report.terminal import error_table, verdict_text
 
     units: dict[str, Any] = data["units"]
     rows: list[tuple[str, RenderableType]] = []

@@ -47,6 +47,13 @@ def convert(
         list[str] | None,
         typer.Option(help="What an input is: mask, ids, image, ... or LOW:HIGH.", metavar="NAME=KIND"),
     ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove/--no-prove", help="Also prove that no input makes Inf or NaN, where that is so.")
+    ] = True,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(help="What the proof assumes of an input or state: its range or kind.", metavar="NAME=LOW:HIGH"),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open pickled files and TorchScript, which may run code that is in them.")
     ] = False,
@@ -75,6 +82,7 @@ def convert(
         arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(options)}
         arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
         arguments |= {"kinds": stated_kinds(kind or []), "calibration": batches, "progress": progress}
+        arguments |= {"prove": prove, "assume": stated_kinds(assume or [], "--assume")}
         conversion = convert_module(loaded.module, loaded.example_inputs, **arguments)
         files = written(conversion, model, output, report, keep_failed=keep_failed)
     return answer(conversion, model, files)

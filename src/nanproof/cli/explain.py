@@ -34,7 +34,7 @@ def explain(
     def show(console: Console) -> None:
         from rich.text import Text
 
-        from nanproof.report.terminal import labelled
+        from nanproof.report.labels import labelled
 
         console.print(Text(f"{data['code']} {data['name']}", "bold"))
         rows = [(label, Text(data[label])) for label in ("what", "why")]

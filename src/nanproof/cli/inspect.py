@@ -75,7 +75,7 @@ def _program_parts(program: Program, ops: bool) -> dict[str, Any]:
 def _show(console: Console, data: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from nanproof.report.terminal import labelled
+    from nanproof.report.labels import labelled
     from nanproof.report.wording import plural, size_text
 
     rows: list[tuple[str, RenderableType]] = interface_rows(data["interface"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanproof.cli.arrays import in_modes, named_arrays, needed
 from nanproof.cli.face import Answer, Face
+from nanproof.cli.kinds import stated_kinds
 from nanproof.cli.verb import verb
 from nanproof.errors import UsageError
 
@@ -58,7 +59,8 @@ def prove(
         from nanproof.interpret.proof import prove as proved
         from nanproof.mil.read import load_program
         from nanproof.refutation.refute import refute as search
-        from nanproof.report.proof import proof_data, show_proof
+        from nanproof.report.proof import proof_data
+        from nanproof.report.proof_text import show_proof
 
         program = load_program(model)
         interface = program.interface
@@ -66,7 +68,7 @@ def prove(
         progress("prove")
         proof = proved(
             program,
-            dict(_assumption(text) for text in assume or []),
+            stated_kinds(assume or [], "--assume"),
             units=unit or DEFAULT_UNITS,
             batches=batches,
             shapes=dict(_shape(text) for text in shape or []),
@@ -81,23 +83,6 @@ def prove(
         data["witness"] = shown.reproduction(str(model), str(shown.save(witness)))
     code = {"proved": 0, "refuted": 1}.get(data["verdict"], 3)
     return Answer("prove", data, lambda console: show_proof(console, data), code)
-
-
-def _assumption(text: str) -> tuple[str, Any]:
-    name, _, bounds = text.partition("=")
-    low, colon, high = bounds.partition(":")
-    try:
-        return name, (float(low), float(high)) if colon else _kind(bounds)
-    except ValueError:
-        raise UsageError(
-            f"--assume '{text}' is no NAME=LOW:HIGH and no NAME=KIND, such as x=-1:1 or x=image."
-        ) from None
-
-
-def _kind(text: str) -> str:
-    if not text:
-        raise ValueError
-    return text
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

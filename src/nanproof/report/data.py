@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanproof.findings import KINDS, Finding
 from nanproof.mil.edits import Edit, Replace, Saturate, SetConstant
-from nanproof.program import Source
 from nanproof.report.census import program_data
 from nanproof.report.encoding import SCHEMA, encoded
+from nanproof.report.places import source_data
+from nanproof.report.proof import proof_data
 from nanproof.report.versions import versions
 from nanproof.report.wording import plural
 
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from nanproof.plan.plan import Plan
     from nanproof.result import Conversion, UnitResult
 
-__all__ = ["birth_data", "comparison_data", "conversion_data", "kind_data", "rests_on", "source_data"]
-
-_MOST_SOURCE_BYTES = 2_000_000
-_CONTEXT = 2
+__all__ = ["birth_data", "comparison_data", "conversion_data", "kind_data", "rests_on"]
 
 
 def conversion_data(conversion: Conversion) -> dict[str, Any]:
@@ -63,6 +60,7 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
             {"name": n, "kind": k.name, "low": k.low, "high": k.high, "integral": k.integral, "reason": k.reason}
             for n, k in conversion.kinds.items()
         ],
+        "proof": None if conversion.proof is None else proof_data(conversion.proof),
         "program": program_data(conversion.program),
         "seconds": dict(conversion.seconds),
         "versions": versions(),
@@ -93,8 +91,6 @@ def rests_on(verdict: str, given: int, stress: int, states: int = 0, *, drawn: b
     >>> rests_on("failed", 3, 1, drawn=True)
     'failed on 3 inputs drawn at random and 1 stress input'
     """
-    if verdict == "proved":
-        return "proved for all inputs within the stated assumptions"
     inputs = f"{given} given input{'s' if given != 1 else ''}"
     if states:
         inputs = f"{plural(given, 'call')} in a row ({plural(states, 'state')} kept)"
@@ -102,6 +98,8 @@ def rests_on(verdict: str, given: int, stress: int, states: int = 0, *, drawn: b
         inputs = f"{inputs.replace(' given', '')} drawn at random"
     if stress:
         inputs += f" and {stress} stress input{'s' if stress != 1 else ''}"
+    if verdict == "proved":
+        return f"proved finite for all inputs that are assumed, and tested on {inputs}"
     if verdict == "tested":
         return f"tested on {inputs}; not proved for all inputs"
     return f"{verdict} on {inputs}"
@@ -166,35 +164,6 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "remedy": finding.remedy,
         "source": source_data(finding.source),
     }
-
-
-def source_data(source: Source | None) -> dict[str, Any] | None:
-    """A place in the user's code, with the lines around it; ``None`` where it is not known."""
-    if source is None:
-        return None
-    return {
-        "file": source.file,
-        "line": source.line,
-        "code": source.code,
-        "module": source.module,
-        "excerpt": _excerpt(source),
-    }
-
-
-def _excerpt(source: Source) -> list[dict[str, Any]]:
-    """The line with its neighbours, from the Python file, if it still says what it said when it was captured."""
-    path = Path(source.file)
-    try:
-        if path.suffix != ".py" or not path.is_file() or path.stat().st_size > _MOST_SOURCE_BYTES:
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, ValueError):
-        return []
-    at = source.line - 1
-    if not 0 <= at < len(lines) or lines[at].strip() != source.code.strip():
-        return []
-    first = max(0, at - _CONTEXT)
-    return [{"line": first + i + 1, "code": text} for i, text in enumerate(lines[first : at + _CONTEXT + 1])]
 
 
 def _plan(plan: Plan) -> dict[str, Any]:

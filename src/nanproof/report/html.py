@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["page", "write_html"]
 
 _WORDS = {
-    "proved": "Finite for every input within the stated assumptions.",
+    "proved": "Finite for every input inside the stated assumptions, and within tolerance on all that was tried.",
     "tested": "Finite wherever {reference} is, and within tolerance, on everything that was tried.",
     "failed": "The written file gives Inf or NaN where {reference} has none, or is off by more than the tolerance.",
     "unknown": "Nothing is known about the written file.",

@@ -11,14 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from nanproof.report.data import conversion_data
+from nanproof.report.labels import labelled
+from nanproof.report.proof_text import proof_lines
 from nanproof.report.wording import error_text, joined, nearby, nothing_found, plural
 
 if TYPE_CHECKING:
     from nanproof.result import Conversion
 
-__all__ = ["VERDICT_STYLES", "error_table", "labelled", "print_conversion", "verdict_text"]
+__all__ = ["error_table", "print_conversion", "verdict_text"]
 
-VERDICT_STYLES = {"proved": "bold green", "tested": "bold green", "failed": "bold red", "unknown": "bold yellow"}
 _MOST = 6
 """So many findings or islands are shown; the HTML report and the JSON have all."""
 
@@ -41,20 +42,11 @@ def print_conversion(conversion: Conversion, console: Console, *, ending: Render
         ("FP32", _islands(data)),
         ("error", _errors(data)),
         ("stress", _stress(data)),
+        *([("proof", proof_lines(data["proof"]))] if data["proof"] else []),
         (data["verdict"], verdict_text(data)),
     ]
     rows += [("file", ending)] if ending is not None else []
     console.print(labelled(rows))
-
-
-def labelled(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Rows with a label on the left; a label that is a verdict gets its colour."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, content in rows:
-        table.add_row(Text(label, VERDICT_STYLES.get(label, "bold")), content)
-    return table
 
 
 def error_table(columns: Mapping[str, Iterable[Mapping[str, Any]]]) -> Table:
