@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanproof.cli import options
 from nanproof.cli.arrays import check_file
 from nanproof.cli.conversion import answer, checked_units, written
 from nanproof.cli.face import Answer, Face
@@ -27,38 +28,21 @@ def convert(
         str, typer.Argument(help="file.py:name, a .pt2, a .pt, or a Hugging Face folder.", metavar="MODEL")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .mlpackage to write.", metavar="FILE")],
-    inputs: Annotated[
-        str | None,
-        typer.Option(help="Example inputs: an .npz by forward's parameter names, or file.py:name.", metavar="FILE"),
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="What a Hugging Face model shall do, if not as its config says.", metavar="NAME")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="auto, float16 or float32.", metavar="NAME")] = "auto",
+    inputs: options.ExampleInputs = None,
+    task: options.Task = None,
+    precision: options.PrecisionName = "auto",
     unit: Units = None,
     tolerance: Tolerance = 1e-2,
-    target: Annotated[str, typer.Option(help="Deployment target.", metavar="NAME")] = "iOS17",
-    stress: Annotated[bool, typer.Option(help="Also run inputs at the limits of their kind.")] = True,
-    calibration: Annotated[
-        list[str] | None, typer.Option(help="One more input, as in --inputs; may be repeated.", metavar="FILE")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(help="What an input is: mask, ids, image, ... or LOW:HIGH.", metavar="NAME=KIND"),
-    ] = None,
-    prove: Annotated[
-        bool, typer.Option("--prove/--no-prove", help="Also prove that no input makes Inf or NaN, where that is so.")
-    ] = True,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option(help="What the proof assumes of an input or state: its range or kind.", metavar="NAME=LOW:HIGH"),
-    ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Open pickled files and TorchScript, which may run code that is in them.")
-    ] = False,
-    options: Annotated[str | None, typer.Option(help="More arguments: a dict in file.py:name.", metavar="NAME")] = None,
-    keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")] = False,
+    target: options.Target = "iOS17",
+    stress: options.Stress = True,
+    calibration: options.Calibration = None,
+    report: options.Report = None,
+    kind: options.Kinds = None,
+    prove: options.Prove = True,
+    assume: options.Assume = None,
+    trust: options.Trust = False,
+    more: options.More = None,
+    keep_failed: options.KeepFailed = False,
 ) -> Answer:
     """Convert a PyTorch model so that it runs in FP16 without NaN or Inf, and show it on the written file.
 
@@ -79,7 +63,7 @@ def convert(
         batches = [load_batch(where, loaded.module) for where in calibration or ()]
         from nanproof.conductor import convert as convert_module
 
-        arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(options)}
+        arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(more)}
         arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
         arguments |= {"kinds": stated_kinds(kind or []), "calibration": batches, "progress": progress}
         arguments |= {"prove": prove, "assume": stated_kinds(assume or [], "--assume")}
