@@ -28,6 +28,7 @@ from nanproof.package_trial import Tried, tried
 from nanproof.plan.author import Requests
 from nanproof.plan.plan import AUTHOR, Island, Plan, connected
 from nanproof.program import DType, Op, Program
+from nanproof.proving import with_proof
 from nanproof.request import Progress, Request, checked
 from nanproof.result import Conversion, Original, UnitResult, Verdict
 from nanproof.stress.kinds import Stated
@@ -49,6 +50,8 @@ def repair(
     tolerance: float = 1e-2,
     stress: bool = True,
     kinds: Stated | None = None,
+    prove: bool = True,
+    assume: Stated | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Repair an FP16 package, made by coremltools 7 to 9, that gives Inf or NaN or is far off; and show it on the file.
@@ -66,6 +69,8 @@ def repair(
         tolerance: Largest error that counts as the same, relative to the range of an output.
         stress: Also run inputs at the limits of their kind: a row masked everywhere, the last id, a black image, ...
         kinds: What inputs are, where the guess is wrong: by name a kind (``"mask"``, ...) or a range.
+        prove: Also prove for what was tested that no input inside the assumptions makes Inf or NaN.
+        assume: What the proof assumes beside ``kinds``, for instance of states: by name a range or a kind.
         progress: Called with the name of each stage as it begins.
 
     Returns:
@@ -80,6 +85,7 @@ def repair(
     """
     asked: dict[str, Any] = {"precision": "auto", "units": units, "dynamic_shapes": None, "progress": progress}
     asked |= {"tolerance": tolerance, "stress": stress, "kinds": kinds, "verify_passes": False}
+    asked |= {"prove": prove, "assume": assume}
     request = checked({}, **asked)
     with request.clock("read"):
         path = Path(getattr(package, "package_path", package))
@@ -138,7 +144,8 @@ class _Repair:
             requests = _requests(fp32, single) if len(single) < len(_computing(self.old)) else Requests()
             found = Build(self.request, self._lowered(twin, pymil, fp32, run, requests)).finish(findings)
         plan = _counted(found.plan, found.program, frozenset(single))
-        return _doubted(replace(found, original=original, plan=plan), run, self.request.numerics)
+        told = _doubted(replace(found, original=original, plan=plan), run, self.request.numerics)
+        return with_proof(told, self.request, run.trial)
 
     def _judged(self, run: Tried, unit: str) -> UnitResult:
         births, outputs = find_births(self.old, run.trial.all_inputs, run.ranges, unit)

@@ -48,8 +48,10 @@ def test_json_has_what_was_and_what_is(nanproof: Command, broken: Path, tmp_path
     fixed = tmp_path / "fixed.mlpackage"
     said = nanproof("repair", broken, "-o", fixed, "--inputs", tmp_path / "in.npz", "--unit", "ane", "--json")
     document = said.document
-    assert (document["verdict"], document["reference"]) == ("tested", "the float32 twin")
-    assert document["rests_on"]["statement"].startswith("tested on 1 given input and")
+    assert (document["verdict"], document["reference"]) == ("proved", "the float32 twin")
+    assert document["rests_on"]["statement"].startswith(
+        "proved finite for all inputs that are assumed, and tested on 1 given input and"
+    )
     assert document["original"]["units"]["ane"]["verdict"] == "failed"
     assert not document["original"]["drawn_inputs"]
     assert not document["original"]["healthy"]

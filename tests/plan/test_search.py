@@ -87,7 +87,7 @@ def test_a_loss_of_accuracy_is_repaired(results, name):
     module, inputs = CASES[name]
     result = results[name]
     assert nanproof.convert(module, inputs, units=("gpu",), stress=False, precision="float16").verdict == "failed"
-    assert set(result.verdicts.values()) == {"tested"}
+    assert set(result.verdicts.values()) <= {"tested", "proved"}
     assert "NP121" in {finding.code for finding in result.findings}
     assert all(
         "in FP16, output" in i.evidence and "of its range on given input 1" in i.evidence for i in result.plan.islands
@@ -139,7 +139,7 @@ def test_an_overflow_that_does_no_harm_stays_fp16():
     x = torch.linspace(-40, 20, 32)[None]
     result = nanproof.convert(Swish(), (x,), units=UNITS)
     assert (result.findings, result.plan.fp32_ops, result.plan.islands) == ((), 0, ())
-    assert set(result.verdicts.values()) == {"tested"}
+    assert set(result.verdicts.values()) <= {"tested", "proved"}
 
 
 def test_a_healthy_model_is_executed_once():

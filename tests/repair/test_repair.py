@@ -82,7 +82,7 @@ def plain_ops(program: Program) -> Counter[str]:
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_packages_are_repaired(name: str, repaired: Any) -> None:
     result = repaired(name)
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.original.generated
     assert not result.original.healthy
     assert "failed" in {unit.verdict for unit in result.original.units.values()}
@@ -142,7 +142,7 @@ def test_a_twin_that_is_cast_again_is_the_file_it_came_from(name: str, made: Any
 
 def test_a_healthy_package_is_left_alone_byte_for_byte(made: Any, repaired: Any, tmp_path: Path) -> None:
     result = repaired("healthy")
-    assert result.verdict == "tested"
+    assert result.passed
     assert result.original.healthy
     assert (result.plan.fp32_ops, result.plan.rewrites, result.plan.islands) == (0, (), ())
     saved_to = result.save(tmp_path / "copy.mlpackage")
@@ -208,7 +208,7 @@ def test_given_inputs_count_and_are_named(made: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=small)
     np.savez(tmp_path / "b.npz", x=numbers(2, 8, 32, scale=2))
     loud = nanproof.repair(made("rms_norm"), tmp_path, stress=False)
-    assert (loud.verdict, loud.fidelity.batches) == ("tested", 2)
+    assert (loud.passed, loud.fidelity.batches) == (True, 2)
     assert not loud.original.healthy  # type: ignore[union-attr]
 
 
@@ -229,7 +229,7 @@ def test_what_was_fp32_stays_fp32_and_is_counted_apart(tmp_path: Path) -> None:
     assert softmax.dtype is DType.FP32
     assert result.plan.author_fp32_ops == 1
     assert [f.op for f in result.findings if f.code == "NP132"] == ["kept"]
-    assert result.verdict == "tested"
+    assert result.passed
 
 
 def test_a_huge_constant_is_no_wish_for_fp32(repaired: Any) -> None:
@@ -267,4 +267,4 @@ def test_only_packages_are_repaired(tmp_path: Path, made: Any) -> None:
 def test_a_model_of_coremltools_will_do(made: Any) -> None:
     with quiet():
         model = ct.models.MLModel(str(made("healthy")), skip_model_load=True)
-    assert nanproof.repair(model).verdict == "tested"
+    assert nanproof.repair(model).passed

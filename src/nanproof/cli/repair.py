@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanproof.cli import options
 from nanproof.cli.arrays import check_file
 from nanproof.cli.conversion import answer, checked_units, written
 from nanproof.cli.face import Answer, Face
@@ -31,13 +32,12 @@ def repair(
     ] = None,
     unit: Units = None,
     tolerance: Tolerance = 1e-2,
-    stress: Annotated[bool, typer.Option(help="Also run inputs at the limits of their kind.")] = True,
-    report: Annotated[Path | None, typer.Option(help="Also write the report, one HTML file.", metavar="FILE")] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(help="What an input is: mask, ids, image, ... or LOW:HIGH.", metavar="NAME=KIND"),
-    ] = None,
-    keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")] = False,
+    stress: options.Stress = True,
+    report: options.Report = None,
+    kind: options.Kinds = None,
+    prove: options.Prove = True,
+    assume: options.Assume = None,
+    keep_failed: options.KeepFailed = False,
 ) -> Answer:
     """Repair a package that gives Inf or NaN in FP16, without the PyTorch model that it was made of.
 
@@ -65,6 +65,7 @@ def repair(
         interface = load_program(model).interface if inputs else None
         calls = [call for path in inputs or () for call in as_batches(interface, path)] if interface else None
         arguments: dict[str, Any] = {"units": units, "tolerance": tolerance, "stress": stress, "progress": progress}
+        arguments |= {"prove": prove, "assume": stated_kinds(assume or [], "--assume")}
         repaired = repair_package(model, calls, kinds=stated_kinds(kind or []), **arguments)
         files = written(repaired, str(model), output, report, keep_failed=keep_failed)
     return answer(repaired, str(model), files)
