@@ -5,16 +5,11 @@ The values lie where the faults are: all quadrants, zeros, ties, negative places
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from nanproof.capture.module import capture
-from nanproof.interpret.execute import Executor
-from nanproof.mil.frontend import Options, lower
-from nanproof.mil.reflect import reflect
+from tests.mil.operators import assert_agreement
 
 _GENERATOR = torch.Generator().manual_seed(3)
 
@@ -169,30 +164,7 @@ for _mode in ("bilinear", "nearest"):
             )
 
 
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_decomposed_operator_agrees_with_pytorch(name):
     function, *inputs = CASES[name]
-    captured = capture(Applied(function), tuple(t.clone() for t in inputs))
-    program = reflect(lower(captured.exported, Options()))
-    arrays = [t.numpy().astype(np.int32) if t.dtype == torch.bool else t.numpy() for t in inputs]
-    shaped = {name: a.reshape(of.shape) for (name, of), a in zip(program.inputs.items(), arrays, strict=True)}
-    found = list(Executor(program).once(shaped).values())
-    expected = function(*(t.clone() for t in inputs))
-    expected = [expected] if isinstance(expected, torch.Tensor) else list(expected)
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.shape in (theirs.shape, theirs.shape or (1,))
-        if theirs.is_floating_point():
-            scale = float(theirs.abs().max())
-            np.testing.assert_allclose(ours.reshape(theirs.shape), theirs.numpy(), rtol=1e-5, atol=2e-6 * scale)
-        else:
-            np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs.numpy())
+    assert_agreement(function, inputs)

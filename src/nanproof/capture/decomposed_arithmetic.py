@@ -85,6 +85,27 @@ def _copysign(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y < 0, -x.abs(), x.abs())
 
 
+def _copysign_of(x: Tensor, y: Number) -> Tensor:
+    """``copysign`` by the sign of a number."""
+    return -_as_float(x).abs() if math.copysign(1, y) < 0 else _as_float(x).abs()
+
+
+def _signbit(x: Tensor) -> Tensor:
+    """``signbit``, which 9.0 lacks. That of a negative zero counts as unset."""
+    return x < 0
+
+
+def _angle(x: Tensor) -> Tensor:
+    """``angle`` of real numbers, which 9.0 lacks: pi for those below zero."""
+    x = _as_float(x)
+    return torch.where(x != x, x, torch.where(x < 0, math.pi, 0.0))
+
+
+def _ldexp(x: Tensor, exponent: Tensor) -> Tensor:
+    """``ldexp``, which 9.0 lacks."""
+    return x * torch.exp2(_as_float(exponent))
+
+
 def _fmax(x: Tensor, y: Tensor) -> Tensor:
     """``fmax``, which 9.0 lacks: a NaN gives way to the other operand."""
     return torch.where(x != x, y, torch.where(y != y, x, torch.maximum(x, y)))
@@ -105,6 +126,25 @@ def _hardtanh(x: Tensor, min_val: Number = -1, max_val: Number = 1) -> Tensor:
     if isinstance(min_val, float) and isinstance(max_val, float):
         return NotImplemented
     return aten.hardtanh.default(x, float(min_val), float(max_val)) if x.is_floating_point() else NotImplemented
+
+
+def _clamp(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    """``clamp`` by tensors: where the bounds cross, the upper one holds. 9.0 takes the lower one."""
+    x = x if min is None else torch.maximum(x, min)
+    return x if max is None else torch.minimum(x, max)
+
+
+def _soft_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """``soft_margin_loss`` as softplus. PyTorch's decomposition is ``log(1 + exp)``, which loses small losses."""
+    loss = aten.softplus.default(-x * target)
+    return (loss, loss.mean(), loss.sum())[reduction] if reduction else loss
+
+
+def _vector_norm(x: Tensor, ord: Number = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """``vector_norm`` along no axis, which means all; 9.0 refuses an empty list."""
+    if dim is None or dim:
+        return NotImplemented
+    return aten.linalg_vector_norm.default(x, ord, None, keepdim, dtype=dtype)
 
 
 def _any(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -159,6 +199,14 @@ _FLAT = 17.0
 """From here on softplus and its argument are one float32: exp(-17) is below half a unit in the last place."""
 
 
+def _batch_norm_without(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, ...]:
+    """``batch_norm`` that keeps no statistics, which 9.0 lacks."""
+    none = x.new_zeros([])
+    return _batch_norm(x, weight, bias, none, none, True, momentum, eps)[:3]
+
+
 def _batch_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -188,12 +236,17 @@ def _batch_norm(
 
 def _addmv(x: Tensor, matrix: Tensor, vector: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
     """``addmv``, which 9.0 lacks."""
-    return torch.mv(matrix, vector) * alpha + x * beta
+    return torch.mv(matrix, vector) * _factor(x, alpha) + x * _factor(x, beta)
 
 
 def _addbmm(x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
     """``addbmm``, which 9.0 lacks."""
-    return torch.bmm(batch1, batch2).sum(0) * alpha + x * beta
+    return torch.bmm(batch1, batch2).sum(0) * _factor(x, alpha) + x * _factor(x, beta)
+
+
+def _factor(x: Tensor, factor: Number) -> Number:
+    """A factor of a sum, of which PyTorch takes the whole part among integers."""
+    return factor if x.is_floating_point() else int(factor)
 
 
 def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -230,6 +283,13 @@ ARITHMETIC: dict[Any, Callable[..., Any]] = {
     aten.erfc.default: _erfc,
     aten.round.decimals: _round_decimals,
     aten.copysign.Tensor: _copysign,
+    aten.copysign.Scalar: _copysign_of,
+    aten.signbit.default: _signbit,
+    aten.angle.default: _angle,
+    aten.ldexp.Tensor: _ldexp,
+    aten.clamp.Tensor: _clamp,
+    aten.soft_margin_loss.default: _soft_margin_loss,
+    aten.linalg_vector_norm.default: _vector_norm,
     aten.fmax.default: _fmax,
     aten.fmin.default: _fmin,
     aten.lerp.Scalar: _lerp,
@@ -244,6 +304,7 @@ ARITHMETIC: dict[Any, Callable[..., Any]] = {
     aten.argmin.default: _arg(aten.argmin.default),
     aten.softplus.default: _softplus,
     aten._native_batch_norm_legit_functional.default: _batch_norm,
+    aten._native_batch_norm_legit.no_stats: _batch_norm_without,
     aten.addmv.default: _addmv,
     aten.addbmm.default: _addbmm,
     aten.bilinear.default: _bilinear,

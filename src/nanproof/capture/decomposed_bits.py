@@ -46,6 +46,14 @@ def _bitwise(logical: Callable[[Tensor, Tensor], Tensor], of_bits: Callable[[Ten
     return decompose
 
 
+def _by_number(operator: Any) -> Any:
+    def decompose(x: Tensor, y: int) -> Tensor:
+        """A bitwise operator with a number."""
+        return operator(x, torch.full([], y, dtype=x.dtype))
+
+    return decompose
+
+
 def _not(x: Tensor) -> Tensor:
     """``~x = -x - 1`` of integers."""
     return torch.logical_not(x) if x.dtype == torch.bool else -x - 1
@@ -77,6 +85,9 @@ BITS: dict[Any, Callable[..., Any]] = {
     aten.bitwise_and.Tensor: _bitwise(torch.logical_and, _and),
     aten.bitwise_or.Tensor: _bitwise(torch.logical_or, _or),
     aten.bitwise_xor.Tensor: _bitwise(torch.logical_xor, _xor),
+    aten.bitwise_and.Scalar: _by_number(aten.bitwise_and.Tensor),
+    aten.bitwise_or.Scalar: _by_number(aten.bitwise_or.Tensor),
+    aten.bitwise_xor.Scalar: _by_number(aten.bitwise_xor.Tensor),
     aten.bitwise_not.default: _not,
     aten.bitwise_left_shift.Tensor: _left_shift,
     aten.bitwise_right_shift.Tensor: _right_shift,

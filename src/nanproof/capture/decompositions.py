@@ -13,9 +13,14 @@ from torch import Tensor
 
 from nanproof.capture.decomposed_arithmetic import ARITHMETIC
 from nanproof.capture.decomposed_bits import BITS
+from nanproof.capture.decomposed_chance import CHANCE
 from nanproof.capture.decomposed_indexing import INDEXING
+from nanproof.capture.decomposed_pooling import POOLING
+from nanproof.capture.decomposed_resampling import RESAMPLING
+from nanproof.capture.decomposed_sampling import SAMPLING
 from nanproof.capture.decomposed_scalars import admit_integers, admit_scalars
 from nanproof.capture.decomposed_scattering import SCATTERING
+from nanproof.capture.decomposed_special import SPECIAL
 
 __all__ = ["table"]
 
@@ -29,10 +34,8 @@ def table() -> Any:
     decompositions[aten.sub.Tensor] = _sub
     decompositions[aten.elu.default] = _elu
     decompositions[aten.view.default] = _view
-    decompositions.update(ARITHMETIC)
-    decompositions.update(INDEXING)
-    decompositions.update(BITS)
-    decompositions.update(SCATTERING)
+    for group in (ARITHMETIC, INDEXING, BITS, SCATTERING, RESAMPLING, POOLING, SAMPLING, SPECIAL, CHANCE):
+        decompositions.update(group)
     admit_integers(decompositions)
     admit_scalars(decompositions)
     attention = aten.scaled_dot_product_attention.default
@@ -112,6 +115,18 @@ def _plain_matmul(x: Tensor, y: Tensor) -> bool:
     return x.dim() > 1 and y.dim() > 1 and x.is_floating_point() and y.is_floating_point()
 
 
+def _plain_pool(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> bool:
+    """Whether a pooling is the MIL op, which has no dilation."""
+    return x.is_floating_point() and all(gap == 1 for gap in dilation)
+
+
 def _of_floats(x: Tensor, *args: Any, **kwargs: Any) -> bool:
     """Whether an activation is one of floats."""
     return x.is_floating_point()
@@ -121,6 +136,9 @@ _KEPT: dict[Any, Callable[..., bool]] = {
     aten.scaled_dot_product_attention.default: _lowered_attention,
     aten.linear.default: _plain_linear,
     aten.matmul.default: _plain_matmul,
+    aten.max_pool1d.default: _plain_pool,
+    aten.max_pool2d.default: _plain_pool,
+    aten.max_pool3d.default: _plain_pool,
     aten.hardswish.default: _of_floats,
     aten.hardsigmoid.default: _of_floats,
     aten.silu.default: _of_floats,
@@ -179,5 +197,8 @@ def _view(x: Tensor, size: list[int]) -> Tensor:
 
     PyTorch's decomposition of ``scaled_dot_product_attention`` returns other strides than the operator, so that a
     ``view`` behind it fails while it is decomposed (GPT-2 with a batch of two). A MIL value has no strides.
+    A view without axes keeps them in 9.0.
     """
+    if not size and x.dim():
+        return x.reshape(1).squeeze(0)
     return NotImplemented if x.is_contiguous() else x.contiguous().view(size)

@@ -12,6 +12,8 @@ from torch.export import ExportedProgram
 from nanproof.errors import ConversionError, UsageError
 from nanproof.mil import control_flow as control_flow  # importing registers them
 from nanproof.mil import lowered_attention as lowered_attention
+from nanproof.mil import lowered_convolution as lowered_convolution
+from nanproof.mil import lowered_normalisation as lowered_normalisation
 from nanproof.mil import lowered_recurrence as lowered_recurrence
 from nanproof.mil import lowerings as lowerings
 from nanproof.mil.checkpoints import Visitor, visited, with_checkpoints

@@ -17,7 +17,6 @@ __all__ = [
     "div",
     "gelu",
     "grid_sampler_2d",
-    "native_layer_norm",
     "prod",
     "reciprocal",
     "scalar_tensor",
@@ -120,21 +119,6 @@ def scalar_tensor(context: Any, node: Any) -> None:
     dtype = torch_ops._get_kwinputs(context, node, "dtype", default=[None])[0]
     kind = {"int32": np.int32, "bool": np.bool_}.get(torch_ops.NUM_TO_DTYPE_STRING[dtype.val] if dtype else "")
     context.add(mb.const(val=(kind or np.float32)(number), name=node.name))
-
-
-@register_torch_op(override=True)
-def native_layer_norm(context: Any, node: Any) -> None:
-    """``aten.native_layer_norm``: 9.0 refuses weights that are no constants. Mean and deviation are not returned."""
-    x, shape, weight, bias, epsilon = torch_ops._get_inputs(context, node, expected=5)
-    axes = list(range(-len(shape.val), 0))
-    known = {"gamma": weight, "beta": bias}
-    given = {name: var for name, var in known.items() if var is not None and var.val is not None}
-    constant = len(given) == sum(var is not None for var in known.values())
-    result = mb.layer_norm(x=x, axes=axes, epsilon=epsilon, **(given if constant else {}))
-    if not constant:
-        result = result if weight is None else mb.mul(x=result, y=weight)
-        result = result if bias is None else mb.add(x=result, y=bias)
-    context.add((result, None, None), torch_name=node.name)
 
 
 @register_torch_op(override=True, torch_alias=["truediv"])
