@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nanproof import __version__
 from nanproof.building import Build, Lowered
 from nanproof.comparison.compare import compare_outputs
 from nanproof.diagnosis.births import find_births
@@ -19,6 +20,7 @@ from nanproof.findings import Finding
 from nanproof.interpret.batches import as_batches
 from nanproof.mil.checkpoints import Visitor
 from nanproof.mil.frontend import Packaged, Typing
+from nanproof.mil.functions import write_functions
 from nanproof.mil.names import base_name
 from nanproof.mil.package import PackageParts, ScratchFolder, copy_package, open_package
 from nanproof.mil.read import load_program
@@ -93,7 +95,15 @@ def repair(
         old = load_program(package)
         parts = open_package(path)
         calls = [] if inputs is None else list(as_batches(old.interface, inputs))
-    return _Repair(parts, old, calls, request).result()
+    if len(old.functions) == 1:
+        one = _Repair(parts, old, calls, request).done()
+        return with_proof(one.result, request, one.run.trial)
+    done: dict[str, _Done] = {}
+    for name in old.functions:
+        of_name = old.using(name)
+        mine = replace(request, kinds=_known(request.kinds, of_name, old), assume=_known(request.assume, of_name, old))
+        done[name] = _Repair(parts, of_name, calls if name == old.default else [], mine).done()
+    return _together(parts, old, done, request)
 
 
 def check_package(path: str | PathLike[str]) -> None:
@@ -113,6 +123,15 @@ def check_package(path: str | PathLike[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Done:
+    """A function that was repaired, and the trial that it had."""
+
+    repair: _Repair
+    run: Tried
+    result: Conversion
+
+
+@dataclass(frozen=True, slots=True)
 class _Repair:
     """One function of a package, to be repaired."""
 
@@ -121,7 +140,7 @@ class _Repair:
     calls: Sequence[Mapping[str, Any]]
     request: Request
 
-    def result(self) -> Conversion:
+    def done(self) -> _Done:
         """The repaired function; the file itself if it passes."""
         with self.request.clock("lower"):
             twin = Twin.of(self.parts, self.old)
@@ -132,7 +151,7 @@ class _Repair:
                 fp32, self.old.interface, self.calls, with_stress=self.request.stress, stated=self.request.kinds
             )
         with self.request.clock("check"):
-            units = {name: self._judged(run, name) for name in self.request.numerics}
+            units = self.judged(run, self.old)
         names = {old: new for new, old in twin.wide.old_names.items()}
         single = _single(self.old, names)
         findings = losses(self.old, names)
@@ -144,12 +163,15 @@ class _Repair:
             requests = _requests(fp32, single) if len(single) < len(_computing(self.old)) else Requests()
             found = Build(self.request, self._lowered(twin, pymil, fp32, run, requests)).finish(findings)
         plan = _counted(found.plan, found.program, frozenset(single))
-        told = _doubted(replace(found, original=original, plan=plan), run, self.request.numerics)
-        return with_proof(told, self.request, run.trial)
+        return _Done(self, run, _doubted(replace(found, original=original, plan=plan), run))
 
-    def _judged(self, run: Tried, unit: str) -> UnitResult:
-        births, outputs = find_births(self.old, run.trial.all_inputs, run.ranges, unit)
-        return run.trial.judge(unit, births, run.trial.answers(self.old, outputs), self.request.tolerance)
+    def judged(self, run: Tried, program: Program) -> dict[str, UnitResult]:
+        """A file in the trial, by unit."""
+        units: dict[str, UnitResult] = {}
+        for name in self.request.numerics:
+            births, outputs = find_births(program, run.trial.all_inputs, run.ranges, name)
+            units[name] = run.trial.judge(name, births, run.trial.answers(program, outputs), self.request.tolerance)
+        return units
 
     def _healthy(
         self, fp32: Program, run: Tried, units: Mapping[str, UnitResult], findings: Sequence[Finding]
@@ -192,6 +214,41 @@ class _Repair:
             requests=requests,
             origin={},
         )
+
+
+def _together(parts: PackageParts, old: Program, done: Mapping[str, _Done], request: Request) -> Conversion:
+    """The result of a multifunction package: its default function, with the verdict on all of them.
+
+    The file that was put together is read back and judged again, function by function.
+    """
+    results = {name: one.result for name, one in done.items()}
+    repaired = {name: one.package for name, one in results.items() if not _is_healthy(one)}
+    if repaired:
+        folder = ScratchFolder()
+        path = folder.path / "model.mlpackage"
+        with request.clock("write"):
+            write_functions(parts, repaired, path, {"com.github.nanproof.version": __version__})
+            program = load_program(path)
+        for name, one in done.items():
+            of_name = program.using(name)
+            with request.clock("verify"):
+                units = one.repair.judged(one.run, of_name)
+            found = replace(one.result, program=of_name, units=units, package=path, folder=folder)
+            verdict = worst([unit.verdict for unit in units.values()])
+            results[name] = _doubted(replace(found, verdict=verdict), one.run)
+    results = {name: with_proof(one, done[name].repair.request, done[name].run.trial) for name, one in results.items()}
+    verdict = worst([one.verdict for one in results.values()])
+    return replace(results[old.default], verdict=verdict, functions=results)
+
+
+def _known(stated: Stated | None, program: Program, whole: Program) -> Stated | None:
+    """What the user says of inputs, as far as it is said of those of one function of several."""
+    others = {name for function in whole.functions.values() for name in function.inputs}
+    return {n: said for n, said in (stated or {}).items() if n in program.main.inputs or n not in others} or None
+
+
+def _is_healthy(one: Conversion) -> bool:
+    return one.original is not None and one.original.healthy
 
 
 def _fidelity(run: Tried) -> Any:
@@ -249,7 +306,7 @@ def _counted(plan: Plan, program: Program, single: frozenset[str]) -> Plan:
     return replace(plan, fp32_ops=len(names) - before, author_fp32_ops=before)
 
 
-def _doubted(found: Conversion, run: Tried, numerics: Sequence[str]) -> Conversion:
+def _doubted(found: Conversion, run: Tried) -> Conversion:
     """The result, with a verdict of ``"unknown"`` where the float32 twin cannot be what the model once was."""
     doubts = [f"unknown, since the file has lost it: {what}" for what in lost(list(found.findings))]
     for name in run.trial.outputs:
@@ -260,8 +317,7 @@ def _doubted(found: Conversion, run: Tried, numerics: Sequence[str]) -> Conversi
     if not doubts:
         return found
     units: dict[str, UnitResult] = {}
-    for name in numerics:
-        unit = found.units[name]
+    for name, unit in found.units.items():
         verdict: Verdict = worst([unit.verdict, "unknown"])
         units[name] = replace(unit, verdict=verdict, reasons=(*unit.reasons, *doubts))
     return replace(found, units=units, verdict=worst([found.verdict, "unknown"]))

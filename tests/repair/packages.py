@@ -223,6 +223,31 @@ def state(target: Any = None) -> Any:
     return convert(program, target)
 
 
+def multifunction(folder: Path) -> Path:
+    """Two functions that share their weights, of which one is broken: `normed` and, as the default one, `plain`."""
+    target = ct.target.iOS18
+
+    def make(wide: float) -> Any:
+        @mb.program(input_specs=[mb.TensorSpec((2, 64), dtype=types.fp32)], opset_version=target)
+        def program(x):
+            h = mb.linear(x=x, weight=numbers(64, 64, scale=0.5), name="shared")
+            h = mb.mul(x=h, y=np.float32(wide), name="wide")
+            mean = mb.reduce_mean(x=mb.mul(x=h, y=h), axes=[-1], keep_dims=True, name="mean")
+            return mb.mul(x=h, y=mb.rsqrt(x=mean, epsilon=np.float32(1e-4)), name="unit")
+
+        return convert(program, target)
+
+    descriptor = ct.utils.MultiFunctionDescriptor()
+    for name, wide in (("plain", 1.0), ("normed", 300.0)):
+        model = make(wide)
+        model._mil_program = None
+        model.save(str(folder / f"{name}.mlpackage"))
+        descriptor.add_function(str(folder / f"{name}.mlpackage"), "main", name)
+    descriptor.default_function_name = "plain"
+    ct.utils.save_multifunction(descriptor, str(folder / "several.mlpackage"))
+    return folder / "several.mlpackage"
+
+
 PROGRAMS: dict[str, Callable[[], Any]] = {
     "attention": attention,
     "attention_17": lambda: attention(ct.target.iOS17),

@@ -268,3 +268,33 @@ def test_a_model_of_coremltools_will_do(made: Any) -> None:
     with quiet():
         model = ct.models.MLModel(str(made("healthy")), skip_model_load=True)
     assert nanproof.repair(model).passed
+
+
+def test_all_functions_are_repaired_and_share_their_weights(tmp_path: Path) -> None:
+    with quiet():
+        path = packages.multifunction(tmp_path)
+    result = nanproof.repair(path, units=UNITS)
+    assert result.passed
+    assert {n: one.original.healthy for n, one in result.functions.items()} == {"plain": True, "normed": False}
+    assert all(one.passed for one in result.functions.values())
+    assert list(result.program.functions) == list(load_program(path).functions)
+    old, new = spec(path), spec(result.package)
+    assert new.description.functions == old.description.functions
+    assert new.description.defaultFunctionName == "plain"
+    size = {p: sum(map(len, written_bytes(p).values())) for p in (path, result.package)}
+    assert size[result.package] < 1.2 * size[path]  # the weights are in it once
+    written = load_program(result.save(tmp_path / "fixed.mlpackage"), "normed")
+    x = numbers(2, 64)
+    h = x.astype(np.float64) @ numbers(64, 64, scale=0.5).astype(np.float64).T
+    right = h / np.sqrt((h**2).mean(-1, keepdims=True))
+    (ours,) = nanproof.predict(written, {"x": x}, numerics="gpu").values()
+    assert np.abs(ours - right).max() < 2e-2
+
+
+def test_functions_that_are_all_healthy_stay_as_they_are(tmp_path: Path) -> None:
+    with quiet():
+        path = packages.multifunction(tmp_path)
+    x = np.full((2, 64), 1e-4, np.float32)
+    result = nanproof.repair(path, {"x": x}, kinds={"x": (-1e-4, 1e-4)})
+    assert {n: one.original.healthy for n, one in result.functions.items()} == {"plain": True, "normed": True}
+    assert written_bytes(result.package) == written_bytes(path)

@@ -14,9 +14,22 @@ __all__ = ["SMALLEST", "losses", "lost"]
 SMALLEST = 2.0**-24
 """The smallest FP16 number above 0, which coremltools 7 to 9 put in the place of all constants that would be 0."""
 
-_WEIGHTS = frozenset({"weight", "bias", "gamma", "beta", "mean", "variance"})
-"""Arguments of numbers that were trained. None of these is infinite on purpose."""
-_WEIGHED = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "batch_norm", "gru", "lstm", "rnn"})
+_WEIGHING = frozenset(
+    {
+        "batch_norm",
+        "conv",
+        "conv_transpose",
+        "einsum",
+        "gru",
+        "instance_norm",
+        "layer_norm",
+        "linear",
+        "lstm",
+        "matmul",
+        "rnn",
+    }
+)
+"""Ops whose constants were trained: none of these is infinite on purpose, as a bound or a mask may be."""
 _MOST_SMALL = 400
 """So many elements has a constant at most in which coremltools puts the smallest number."""
 
@@ -48,7 +61,7 @@ def _loss(op: Op, argument: str, constant: np.ndarray, name: str) -> Finding | N
     if undefined:
         detail = f"its constant input '{argument}' holds {undefined} NaN"
         return Finding("NP402", name, op.type, detail, "not repaired: convert from the source", op.source)
-    if infinite and (argument in _WEIGHTS or op.type in _WEIGHED):
+    if infinite and op.type in _WEIGHING:
         detail = f"its weights '{argument}' hold {infinite} Inf"
         return Finding("NP402", name, op.type, detail, "not repaired: convert from the source", op.source)
     if infinite:
