@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanproof.comparison.compare import Comparison, compare
     from nanproof.conductor import convert
-    from nanproof.diagnosing import diagnose
+    from nanproof.diagnosing import Reproducer, diagnose, reproduce
     from nanproof.diagnosis.culprit import Culprit, Diagnosis
     from nanproof.interpret.accumulators import Accumulation, accumulations
     from nanproof.interpret.execute import predict
@@ -43,6 +43,7 @@ __all__ = [
     "Range",
     "Ranges",
     "Refutation",
+    "Reproducer",
     "State",
     "Witness",
     "accumulations",
@@ -57,6 +58,7 @@ __all__ = [
     "ranges",
     "refute",
     "repair",
+    "reproduce",
     "watch",
 ]
 
@@ -74,6 +76,7 @@ _HOMES = {
     "Range": "nanproof.interpret.range",
     "Ranges": "nanproof.interpret.range",
     "Refutation": "nanproof.refutation.witness",
+    "Reproducer": "nanproof.diagnosing",
     "State": "nanproof.interpret.state",
     "Witness": "nanproof.refutation.witness",
     "accumulations": "nanproof.interpret.accumulators",
@@ -88,6 +91,7 @@ _HOMES = {
     "refute": "nanproof.refutation.refute",
     "repair": "nanproof.repairing",
     "ranges": "nanproof.interpret.ranging",
+    "reproduce": "nanproof.diagnosing",
     "watch": "nanproof.watching",
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from torch import nn
@@ -20,12 +21,15 @@ from nanproof.capture.pretrained_inputs import example_of, is_pretrained
 from nanproof.comparison.compare import Comparison, as_batches, compare_outputs, named_inputs
 from nanproof.diagnosis.culprit import Culprit, Diagnosis
 from nanproof.diagnosis.examine import examine
+from nanproof.diagnosis.reduction import Reduction, fault_of, reduced
+from nanproof.diagnosis.torch_script import script_of
 from nanproof.diagnosis.twins import exact_constants
-from nanproof.errors import InputError, UsageError
+from nanproof.errors import CouldNotCheckError, InputError, UsageError
 from nanproof.findings import KINDS, Finding
 from nanproof.interpret.batches import as_batches as program_batches
 from nanproof.interpret.execute import Executor
 from nanproof.interpret.state import Turn
+from nanproof.mil.build import write_program
 from nanproof.mil.declared import tensor_types
 from nanproof.mil.frontend import Options, Typing, lower, package
 from nanproof.mil.package import ScratchFolder, write_model
@@ -35,14 +39,14 @@ from nanproof.mil.sources import with_sources
 from nanproof.numerics import get
 from nanproof.program import Pipeline, Program, Value
 
-__all__ = ["Plain", "diagnose", "plain"]
+__all__ = ["Plain", "Reproducer", "Subject", "diagnose", "plain", "reproduce", "subject_of"]
 
 _LOWERING_TOLERANCE = 1e-3
 """As for a conversion: rounding in another order stays far below this on any sane model."""
 
 
 def diagnose(
-    model: Program | nn.Module | ExportedProgram | str | PathLike[str],
+    model: Program | nn.Module | ExportedProgram | str | PathLike[str] | Subject,
     inputs: Any = None,
     *,
     numerics: str | Sequence[str] = "gpu",
@@ -78,6 +82,36 @@ def diagnose(
     units = [get(unit).name for unit in ([numerics] if isinstance(numerics, str) else numerics)]
     if not units:
         raise UsageError("No numerics were given, so nothing could be diagnosed. Pass numerics='gpu', for example.")
+    subject = subject_of(model, inputs, minimum_deployment_target=minimum_deployment_target)
+    found = examine(subject.program, subject.inputs, units, constants=subject.constants, tolerance=tolerance)
+    return found if subject.made is None else _with_lowering(found, subject.made)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A program with its inputs, ready to be diagnosed and reduced.
+
+    Attributes:
+        program: The program.
+        inputs: The calls by input names.
+        constants: What constants of the program were in float32, where that is known.
+        made: The module that it was made of, converted; ``None`` for a program that was given.
+    """
+
+    program: Program
+    inputs: Sequence[Mapping[str, Any]]
+    constants: Mapping[Value, np.ndarray]
+    made: Plain | None = None
+
+
+def subject_of(model: Any, inputs: Any = None, *, minimum_deployment_target: Any = "iOS17") -> Subject:
+    """What :func:`diagnose` and :func:`reproduce` work on; both take it in place of a model, without inputs.
+
+    Raises:
+        UsageError: The model or the inputs are of another kind, or the module cannot be converted.
+    """
+    if isinstance(model, Subject):
+        return model
     if isinstance(model, (str, PathLike)):
         model = load_program(Path(model))
     if isinstance(model, Pipeline):
@@ -85,10 +119,107 @@ def diagnose(
     if isinstance(model, Program):
         if inputs is None:
             raise InputError(f"The program has to run on something. It takes {', '.join(model.inputs)}: pass inputs.")
-        return examine(model, program_batches(model.interface, inputs), units, tolerance=tolerance)
+        return Subject(model, list(program_batches(model.interface, inputs)), {})
     made = plain(model, inputs, minimum_deployment_target=minimum_deployment_target)
-    found = examine(made.program, made.inputs, units, constants=made.constants, tolerance=tolerance)
-    return _with_lowering(found, made)
+    return Subject(made.program, made.inputs, made.constants, made)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reproducer:
+    """A few ops that fail on their own, as files to attach to a report.
+
+    Attributes:
+        diagnosis: That of the whole.
+        reduction: The ops, their inputs, and what they give.
+        package: The ops as an ``.mlpackage``, executed once more after it was written.
+        inputs: Their inputs in an ``.npz``, with the constants that the script reads.
+        expected: What float32 makes of them, in another.
+        script: The same as a PyTorch script; ``None`` if an op has no plain spelling there, or if rounding every
+            result is not enough to show the fault.
+    """
+
+    diagnosis: Diagnosis
+    reduction: Reduction
+    package: Path
+    inputs: Path
+    expected: Path
+    script: Path | None
+
+
+def reproduce(
+    model: Program | nn.Module | ExportedProgram | str | PathLike[str] | Subject,
+    inputs: Any,
+    folder: str | PathLike[str],
+    *,
+    numerics: str = "gpu",
+    tolerance: float = 1e-2,
+    minimum_deployment_target: Any = "iOS17",
+) -> Reproducer:
+    """Reduce a program to a few ops that still fail, and save them with their inputs to a folder.
+
+    The ops are found by delta debugging, each part being executed: what they read and do not make becomes an input,
+    with the numbers that float32 had there. The package that is written is executed once more, on its own.
+
+    Args:
+        model: As for :func:`diagnose`.
+        inputs: As for :func:`diagnose`; of several, the one that shows the first finding best is taken.
+        folder: Where to: ``reduced.mlpackage``, ``inputs.npz``, ``expected.npz`` and ``reproduce.py``. It is made.
+        numerics: One name of numerics.
+        tolerance: Largest error of an output, relative to its range, that counts as the same.
+        minimum_deployment_target: As for :func:`diagnose`.
+
+    Raises:
+        UsageError: As for :func:`diagnose`.
+        CouldNotCheckError: Nothing fails on these inputs, no part fails by itself, or what was written does not.
+    """
+    subject = subject_of(model, inputs, minimum_deployment_target=minimum_deployment_target)
+    made, calls, constants = subject.program, subject.inputs, subject.constants
+    found = examine(made, calls, [get(numerics).name], constants=constants, tolerance=tolerance)
+    if not found.damaged:
+        raise CouldNotCheckError("The program does not fail on these inputs, so there is nothing to reduce.")
+    batch = calls[max(found.damaged, key=lambda d: d.error).batch]
+    small = reduced(made, batch, numerics, constants=constants, tolerance=tolerance)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    package, arrays, expected = (place / n for n in ("reduced.mlpackage", "inputs.npz", "expected.npz"))
+    write_program(small.program, package)
+    _verify(package, small, numerics, tolerance)
+    first = found.culprits[0].finding
+    told = f"{first.code} {first.kind.name}: {first.detail}" + (f" ({first.source})" if first.source else "")
+    script = script_of(small.program, constants, told) if _rounding_shows(small, tolerance) else None
+    _save(arrays, {**small.inputs, **(script.constants if script is not None else {})})
+    _save(expected, {next(iter(load_program(package).outputs)): small.expected})
+    if script is not None:
+        (place / "reproduce.py").write_text(script.text, encoding="utf-8")
+    return Reproducer(found, small, package, arrays, expected, place / "reproduce.py" if script is not None else None)
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an ``.npz``. ``numpy.savez`` takes names as keywords, and so no array that is called "file"."""
+    with ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
+
+
+def _rounding_shows(small: Reduction, tolerance: float) -> bool:
+    """Whether rounding every result is enough to fail, which is what a script can show of a unit."""
+    (answer,) = Executor(small.program, "gpu").once(small.inputs).values()
+    return fault_of(answer, small.expected, tolerance) is not None
+
+
+def _verify(package: Path, small: Reduction, numerics: str, tolerance: float) -> None:
+    """Execute what was written.
+
+    Raises:
+        CouldNotCheckError: It does not fail.
+    """
+    program = load_program(package)
+    (answer,) = Executor(program, numerics).once(small.inputs).values()
+    if fault_of(answer, small.expected, tolerance) is None:
+        raise CouldNotCheckError(
+            f"The reduced program failed, but the package that was written of it, '{package}', does not."
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

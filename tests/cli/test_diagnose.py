@@ -64,3 +64,19 @@ def test_a_package(nanproof, gate, tmp_path):
 def test_wrong_use(nanproof, gate):
     assert nanproof("diagnose", "nowhere.mlpackage", "--inputs", "x.npz").code == 2
     assert nanproof("diagnose", gate, "--unit", "tpu").code == 2
+
+
+def test_reduced_to_files_that_check_refuses(nanproof, gate, tmp_path):
+    said = nanproof("diagnose", gate, "--reduce", tmp_path / "small", "--json")
+    assert said.code == 1
+    small = said.document["reproducer"]
+    assert small["op_types"] == ["exp", "add", "real_div"]
+    assert (tmp_path / "small" / "reproduce.py").exists()
+    files = ["--inputs", small["inputs"], "--reference", small["expected"]]
+    assert nanproof("check", small["package"], *files).code == 1
+    text = nanproof("diagnose", gate, "--reduce", tmp_path / "again").out
+    assert "to 3 ops of 5 that still fail: exp, add, real_div" in text
+    fine = nanproof(
+        "diagnose", gate, "--inputs", f"{tmp_path / 'net.py'}:small", "--reduce", tmp_path / "none", "--json"
+    )
+    assert (fine.code, fine.document["reproducer"]) == (0, None)

@@ -13,6 +13,7 @@ from nanproof.cli.verb import Tolerance, Units, verb
 from nanproof.errors import CouldNotCheckError
 
 if TYPE_CHECKING:
+    from nanproof.diagnosing import Reproducer, Subject
     from nanproof.diagnosis.culprit import Diagnosis
     from nanproof.program import Program
 
@@ -22,6 +23,7 @@ __all__ = ["diagnose"]
 @verb(
     "nanproof diagnose examples/bert_classifier.py:model",
     "nanproof diagnose bert.mlpackage --inputs batch.npz --unit gpu --unit ane",
+    "nanproof diagnose examples/bert_classifier.py:model --reduce reduced",
 )
 def diagnose(
     face: Face,
@@ -35,6 +37,10 @@ def diagnose(
     target: Annotated[str, typer.Option(help="Deployment target of a PyTorch model.", metavar="NAME")] = "iOS17",
     task: Annotated[
         str | None, typer.Option(help="What a Hugging Face model shall do, if not as its config says.", metavar="NAME")
+    ] = None,
+    reduce: Annotated[
+        Path | None,
+        typer.Option(help="Also save a few ops that still fail to this folder, with a script.", metavar="FOLDER"),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open a .pt2 or .pt, which may run code that is in it.")
@@ -50,27 +56,34 @@ def diagnose(
     units = list(dict.fromkeys(unit or ["gpu"]))
     with face.progress(f"diagnosing {model}") as progress:
         progress("read")
-        if model.endswith(".mlpackage"):
-            found = _of_package(Path(model), inputs or [], units, tolerance)
-        else:
-            check_model(model, trust=trust, task=task)
-            loaded = load_model(model, inputs[0] if inputs else None, task=task, trust=trust)
-            calls = [loaded.example_inputs, *(load_batch(where, loaded.module) for where in (inputs or [])[1:])]
-            progress("convert and run")
-            from nanproof.diagnosing import diagnose as diagnosed
+        subject = _subject(model, inputs or [], target, task, trust=trust)
+        progress("run")
+        from nanproof.diagnosing import diagnose as diagnosed
+        from nanproof.diagnosing import reproduce
 
-            found = diagnosed(
-                loaded.module,
-                calls if len(calls) > 1 else calls[0],
-                numerics=units,
-                tolerance=tolerance,
-                minimum_deployment_target=target,
-            )
-    return answer(model, found)
+        found = diagnosed(subject, numerics=units, tolerance=tolerance)
+        small = None
+        if reduce is not None and found.damaged:
+            progress("reduce")
+            worst = max(found.damaged, key=lambda damage: damage.error)
+            small = reproduce(subject, None, reduce, numerics=worst.unit, tolerance=tolerance)
+    return answer(model, found, small)
 
 
-def _of_package(path: Path, inputs: list[str], units: list[str], tolerance: float) -> Diagnosis:
-    from nanproof.diagnosing import diagnose as diagnosed
+def _subject(model: str, inputs: list[str], target: str, task: str | None, *, trust: bool) -> Subject:
+    if model.endswith(".mlpackage"):
+        return _of_package(Path(model), inputs)
+    check_model(model, trust=trust, task=task)
+    loaded = load_model(model, inputs[0] if inputs else None, task=task, trust=trust)
+    calls = [loaded.example_inputs, *(load_batch(where, loaded.module) for where in inputs[1:])]
+    from nanproof.diagnosing import subject_of
+
+    given = calls if len(calls) > 1 else calls[0]
+    return subject_of(loaded.module, given, minimum_deployment_target=target)
+
+
+def _of_package(path: Path, inputs: list[str]) -> Subject:
+    from nanproof.diagnosing import subject_of
     from nanproof.mil.read import load_program
 
     program = load_program(path)
@@ -79,7 +92,7 @@ def _of_package(path: Path, inputs: list[str], units: list[str], tolerance: floa
         raise CouldNotCheckError(
             f"Nothing was diagnosed: '{path}' has to run on something. Pass --inputs FILE.npz. It takes\n{takes}"
         )
-    return diagnosed(program, list(_calls(program, inputs)), numerics=units, tolerance=tolerance)
+    return subject_of(program, list(_calls(program, inputs)))
 
 
 def _calls(program: Program, inputs: list[str]) -> Any:
@@ -89,10 +102,10 @@ def _calls(program: Program, inputs: list[str]) -> Any:
         yield from as_batches(program.interface, Path(where))
 
 
-def answer(model: str, found: Diagnosis) -> Answer:
+def answer(model: str, found: Diagnosis, small: Reproducer | None) -> Answer:
     """What a diagnosis says, on the command line."""
-    from nanproof.report.diagnosis import diagnosis_data, print_diagnosis
+    from nanproof.report.diagnosis import diagnosis_data, print_diagnosis, reproducer_data
 
-    data = {"model": model, **diagnosis_data(found)}
+    data = {"model": model, **diagnosis_data(found), "reproducer": small and reproducer_data(small)}
     exit_code = 1 if found.verdict == "failed" else 0
     return Answer("diagnosis", data, lambda console: print_diagnosis(data, console), exit_code)

@@ -26,7 +26,7 @@ from nanproof.mil.names import base_name
 from nanproof.numerics import get
 from nanproof.program import Op, Program, Source, Value
 
-__all__ = ["examine"]
+__all__ = ["examine", "weighted_errors"]
 
 _EXECUTIONS = 4
 """What the diagnosis of one input may cost, in executions of the program."""
@@ -115,7 +115,7 @@ class _Examiner:
         walked = Walk()
         if wrong:
             left = int((_EXECUTIONS - 1) * sweep.executed) - sweep.evaluations
-            walked = walk(trace, sweep, _weighted(wrong, self._tolerance), max(left, _FEW))
+            walked = walk(trace, sweep, weighted_errors(wrong, self._tolerance), max(left, _FEW))
             culprits = self._culprits(walked, trace, index, [str(d) for d in damages if d.error > self._tolerance])
             culprits = self._tried(culprits, walked, trace, batch, damages)
         met = {op for culprit in culprits for op in culprit.ops}
@@ -208,7 +208,7 @@ def _damage(name: str, pair: Pair, unit: str, batch: int) -> Damage:
     return Damage(name, unit, batch, found.relative(_span(exact)), found.nonfinite, actual.numel())
 
 
-def _weighted(pairs: Sequence[Pair], tolerance: float) -> list[tuple[Pair, Tensor]]:
+def weighted_errors(pairs: Sequence[Pair], tolerance: float) -> list[tuple[Pair, Tensor]]:
     """The wrong outputs with the weight of each element's error; all of them together are 1."""
     weighted: list[tuple[Pair, Tensor]] = []
     for pair in pairs:

@@ -16,6 +16,7 @@ from typing import Any
 __all__ = [
     "AbstractGraphPass",
     "CompiledMLModel",
+    "Function",
     "MILProgram",
     "ScopeInfo",
     "ScopeSource",
@@ -63,6 +64,7 @@ with quiet():
     from coremltools.converters.mil.frontend.torch import ops as _torch_ops
     from coremltools.converters.mil.frontend.torch import torch_op_registry
     from coremltools.converters.mil.frontend.torch.internal_graph import InternalTorchIRNode
+    from coremltools.converters.mil.mil import Function as _Function
     from coremltools.converters.mil.mil import Program as _Program
     from coremltools.converters.mil.mil import types as _types
     from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
@@ -78,6 +80,7 @@ with quiet():
 # coremltools makes most of its names at run time (``mb.relu`` stands nowhere in its text), so no checker can know them.
 ct: Any = coremltools
 mb: Any = Builder
+Function: Any = _Function
 types: Any = _types
 torch_ops: Any = _torch_ops
 TorchNode: Any = InternalTorchIRNode

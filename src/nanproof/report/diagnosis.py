@@ -11,9 +11,10 @@ from nanproof.report.wording import joined, nearby, plural
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from nanproof.diagnosing import Reproducer
     from nanproof.diagnosis.culprit import Culprit, Diagnosis
 
-__all__ = ["diagnosis_data", "print_diagnosis"]
+__all__ = ["diagnosis_data", "print_diagnosis", "reproducer_data"]
 
 _MOST = 5
 _MOST_OUTPUTS = 6
@@ -43,6 +44,22 @@ def diagnosis_data(diagnosis: Diagnosis) -> dict[str, Any]:
         "harmless": list(diagnosis.harmless),
         "unexplained": diagnosis.unexplained,
         "executions": diagnosis.executions,
+    }
+
+
+def reproducer_data(small: Reproducer) -> dict[str, Any]:
+    """What was reduced, and where the files are."""
+    reduction = small.reduction
+    return {
+        "ops": reduction.ops,
+        "whole": reduction.whole,
+        "op_types": [op.type for op in reduction.program.main.block.ops],
+        "fault": reduction.fault,
+        "trials": reduction.trials,
+        "package": str(small.package),
+        "inputs": str(small.inputs),
+        "expected": str(small.expected),
+        "script": str(small.script) if small.script is not None else None,
     }
 
 
@@ -91,6 +108,8 @@ def print_diagnosis(data: Mapping[str, Any], console: Console) -> None:
     if data["harmless"]:
         names = ", ".join(data["harmless"][:3]) + (", ..." if len(data["harmless"]) > 3 else "")
         rows.append(("harmless", Text(f"Inf in {names}, of which the right limit came out", "dim")))
+    if data.get("reproducer"):
+        rows.append(("reduced", _reproducer(data["reproducer"])))
     rows.append((data["verdict"], _verdict(data)))
     console.print(labelled(rows))
 
@@ -161,6 +180,15 @@ def _trial(trial: Mapping[str, Any]) -> RenderableType:
     if trial["removes"] >= 0.01:
         return Text(f"{with_these} {trial['removes']:.0%} of the error is gone, and the outputs are still wrong")
     return Text(f"{with_these} the outputs are as wrong as before: there is more to mend")
+
+
+def _reproducer(small: Mapping[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    types = ", ".join(small["op_types"][:8]) + (", ..." if len(small["op_types"]) > 8 else "")
+    text = Text(f"to {plural(small['ops'], 'op')} of {small['whole']:,} that still fail: {types}")
+    files = [small["package"], small["inputs"], small["expected"], *([small["script"]] if small["script"] else [])]
+    return text.append("\n" + "\n".join(files), "dim")
 
 
 def _verdict(data: Mapping[str, Any]) -> RenderableType:
