@@ -64,7 +64,7 @@ def test_demo():
     )
     assert run.returncode == 0, run.stderr
     assert "nan" in run.stdout
-    assert "verdict: tested, 0 operations in FP32" in run.stdout
+    assert "verdict: proved, 0 operations in FP32" in run.stdout
     assert "ranking of the pairs unchanged: yes" in run.stdout
     report = Path(run.stdout.split("report:")[1].strip().replace("\n", ""))
     assert report.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from nanproof.stress.kinds import Stated
 
 __all__ = ["Clock", "CoremltoolsOptions", "Precision", "Progress", "Request", "checked"]
 
+_LOG = logging.getLogger("nanproof")
 Precision = Literal["auto", "float16", "float32"]
 Progress = Callable[[str], None]
 
@@ -34,6 +36,7 @@ class Clock:
     @contextmanager
     def __call__(self, stage: str) -> Generator[None]:
         """Measure what happens within as part of a stage."""
+        _LOG.info("%s", stage)
         if self.progress is not None:
             self.progress(stage)
         start = time.perf_counter()

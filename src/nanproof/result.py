@@ -155,6 +155,12 @@ class Conversion:
 
         return write_html(self, path)
 
+    def _repr_html_(self) -> str:
+        """The report, as a notebook shows it."""
+        from nanproof.report.html import frame
+
+        return frame(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data: the JSON that ``nanproof convert --json`` prints."""
         from nanproof.report.data import conversion_data

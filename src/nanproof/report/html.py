@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from nanproof.report.wording import error_text, joined, nearby, nothing_found, p
 if TYPE_CHECKING:
     from nanproof.result import Conversion
 
-__all__ = ["page", "write_html"]
+__all__ = ["frame", "page", "write_html"]
 
 _WORDS = {
     "proved": "Finite for every input inside the stated assumptions, and within tolerance on all that was tried.",
@@ -49,6 +50,14 @@ def write_html(conversion: Conversion, path: str | PathLike[str], *, title: str 
     except OSError as error:
         raise UsageError(f"Cannot write the report '{target}': {error.strerror or error}.") from error
     return target
+
+
+def frame(conversion: Conversion) -> str:
+    """The report as a frame in another page: its styles stay its own, and no script runs in it."""
+    title = f"Conversion: {conversion.verdict}"
+    text = escape(page(conversion_data(conversion)))
+    style = "width: 100%; height: 40em; border: 1px solid #8888; border-radius: 6px"
+    return f'<iframe sandbox title="{escape(title)}" style="{style}" srcdoc="{text}"></iframe>'
 
 
 def page(data: Mapping[str, Any], title: str = "") -> str:
