@@ -1,13 +1,17 @@
-"""Writes the generated pages, findings.md and ops.md, from the records in the code: `make docs`."""
+"""Writes the generated pages from the records in the code, and from benchmarks/results: `make docs`."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 from nanproof.findings import KINDS
 from nanproof.ops import TABLE
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
 
 
 def findings_page() -> str:
@@ -36,7 +40,64 @@ def ops_page() -> str:
     return head + "\n".join(rows) + "\n\n## Quirks of Core ML, with their evidence\n\n" + "\n".join(notes) + "\n"
 
 
-PAGES = {"findings.md": findings_page, "ops.md": ops_page}
+WHYS = (
+    ("complex", "complex numbers, which ML Programs lack"),
+    ("bfloat16 tensors", "bfloat16, which ML Programs lack"),
+    ("Sparse|_to_sparse", "sparse tensors"),
+    (
+        "torch.export cannot|cannot decompose|sym_storage|masked_select|bincount|unique|nonzero",
+        "sizes that depend on values",
+    ),
+    ("in place", "arguments that are changed in place"),
+    ("other numbers|other integers|Inf or NaN|shape \\[", "**wrong numbers**: verification reports them"),
+    ("rank <= 5", "more than five axes"),
+    (
+        "linalg|cholesky|lu_|geqrf|ormqr|triangular|with_effects",
+        "linear algebra: factorisations, inverses, eigenvalues",
+    ),
+    ("special_|gamma|zeta", "special functions without an approximation here"),
+    ("", "no lowering"),
+)
+"""Why an operator does not convert: the first pattern that its error matches, and what that means."""
+
+
+def operators_page() -> str:
+    """What the operator database says, in totals, and what is refused."""
+    found = json.loads((RESULTS / "operators.json").read_text(encoding="utf-8"))
+    rows: dict[str, Any] = found["operators"]
+    samples, ours, plain = (sum(row[i] for row in rows.values()) for i in range(3))
+    whole = [sum(row[i] == row[0] for row in rows.values()) for i in (1, 2)]
+    only = [name for name, row in rows.items() if row[2] > row[1]]
+    core = {name: rows[entry] for name, entry in found["core"].items() if entry in rows}
+    agreeing = sum(row[0] == row[1] for row in core.values())
+    left = [f"`{name}`" for name, row in core.items() if row[0] != row[1]]
+    refused: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        for why in {next(text for pattern, text in WHYS if re.search(pattern, reason)) for reason in row[3]}:
+            refused.setdefault(why, []).append(f"`{name}`" + (f" ({row[1]} of {row[0]})" if row[1] else ""))
+    table = [f"| {why} | {', '.join(refused[why])} |" for _, why in WHYS if why in refused]
+    return (
+        "# Operators\n\n"
+        "PyTorch tests its operators by a database of calls. At most five calls of each, in float32 and integers, are\n"
+        "converted in float32, written, read, executed in `reference` numerics and compared with PyTorch: to 1e-4 of\n"
+        "the largest element, integers exactly. Plain coremltools gets the same calls by each of its recipes (trace;\n"
+        "export; export and core ATen decomposition) until one agrees. Calls that are random, or whose result PyTorch\n"
+        "does not define, do not count; batch_norm writes its statistics into copies of its arguments.\n"
+        f"PyTorch {found['torch']}, coremltools {found['coremltools']}; `benchmarks/operators.py` measures it.\n\n"
+        "| | nanproof | plain coremltools | of |\n|---|---|---|---|\n"
+        f"| operators of which every call agrees | {whole[0]} | {whole[1]} | {len(rows)} |\n"
+        f"| calls that agree | {ours} | {plain} | {samples} |\n"
+        f"| core ATen operators of which every call agrees | {agreeing} | | {len(core)} |\n\n"
+        f"Operators of which plain coremltools does more calls than nanproof: {', '.join(only) or 'none'}.\n"
+        "Counted as core ATen is what PyTorch tags so and has an entry of its own in the database. "
+        f"Those that do not agree: {', '.join(left) or 'none'}.\n\n"
+        "## What does not convert, and why\n\n"
+        "With the number of calls that agree, where some do.\n\n"
+        "| why | operators |\n|---|---|\n" + "\n".join(table) + "\n"
+    )
+
+
+PAGES = {"findings.md": findings_page, "ops.md": ops_page, "operators.md": operators_page}
 
 
 if __name__ == "__main__":
