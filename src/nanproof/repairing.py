@@ -22,7 +22,7 @@ from nanproof.mil.checkpoints import Visitor
 from nanproof.mil.frontend import Packaged, Typing
 from nanproof.mil.functions import write_functions
 from nanproof.mil.names import base_name
-from nanproof.mil.package import PackageParts, ScratchFolder, copy_package, open_package
+from nanproof.mil.package import PackageParts, ScratchFolder, carry_over, copy_package, open_package
 from nanproof.mil.read import load_program
 from nanproof.mil.reflect import reflect
 from nanproof.mil.twin import Twin
@@ -162,6 +162,7 @@ class _Repair:
         else:
             requests = _requests(fp32, single) if len(single) < len(_computing(self.old)) else Requests()
             found = Build(self.request, self._lowered(twin, pymil, fp32, run, requests)).finish(findings)
+            carry_over(self.parts.path, found.package)
         plan = _counted(found.plan, found.program, frozenset(single))
         return _Done(self, run, _doubted(replace(found, original=original, plan=plan), run))
 
@@ -228,6 +229,7 @@ def _together(parts: PackageParts, old: Program, done: Mapping[str, _Done], requ
         path = folder.path / "model.mlpackage"
         with request.clock("write"):
             write_functions(parts, repaired, path, {"com.github.nanproof.version": __version__})
+            carry_over(parts.path, path)
             program = load_program(path)
         for name, one in done.items():
             of_name = program.using(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
+import torch
 
 import nanproof
 from nanproof.errors import InputError, ModelFileError
@@ -250,6 +252,58 @@ def test_an_epsilon_that_was_smaller_is_named(repaired: Any) -> None:
     found = [f for f in repaired("rms_norm").findings if f.code == "NP403"]
     assert found
     assert "5.96e-08" in found[0].detail
+
+
+def test_what_else_is_in_the_package_comes_along(tmp_path: Path) -> None:
+    path = saved(packages.rms_norm, tmp_path / "noted.mlpackage")
+    notes = path / "Data" / "com.apple.CoreML" / "FeatureDescriptions.json"
+    notes.write_text('{"Inputs": {"x": "what Xcode was told"}}')
+    manifest = json.loads((path / "Manifest.json").read_text())
+    item = {"author": "com.apple.CoreML", "description": "notes", "name": notes.name}
+    manifest["itemInfoEntries"]["NOTES"] = {**item, "path": f"com.apple.CoreML/{notes.name}"}
+    (path / "Manifest.json").write_text(json.dumps(manifest))
+    fixed = nanproof.repair(path, prove=False).save(tmp_path / "fixed.mlpackage")
+    assert (fixed / "Data" / "com.apple.CoreML" / notes.name).read_bytes() == notes.read_bytes()
+    assert "NOTES" in json.loads((fixed / "Manifest.json").read_text())["itemInfoEntries"]
+    with quiet():
+        assert ct.models.MLModel(str(fixed), skip_model_load=True).get_spec().description.input[0].name == "x"
+
+
+class Loud(torch.nn.Module):
+    """Values far beyond the FP16 range inside, small ones outside."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(x * 15.0) ** 0.1
+
+
+def test_a_package_of_nanproof_keeps_its_source_map(tmp_path: Path) -> None:
+    x = torch.linspace(0.5, 2.0, 6).reshape(2, 3)
+    broken = nanproof.convert(Loud(), (x,), precision="float16").save(tmp_path / "loud.mlpackage")
+    result = nanproof.repair(broken, {"x": x.numpy()}, prove=False)
+    assert result.passed
+    written = load_program(result.save(tmp_path / "fixed.mlpackage"))
+    (exp,) = [op for op in written.walk() if op.type == "exp"]
+    assert exp.source is not None
+    assert "torch.exp(x * 15.0)" in exp.source.code
+    assert [f.source.code for f in result.findings if f.source is not None]
+
+
+def test_a_pipeline_is_refused(tmp_path: Path) -> None:
+    with quiet():
+        stages = [ct.models.MLModel(str(saved(packages.healthy, tmp_path / "a.mlpackage")), skip_model_load=True)]
+        second = mb_program_of_five()
+        stages.append(second)
+        ct.utils.make_pipeline(*stages).save(str(tmp_path / "pipe.mlpackage"))
+    with pytest.raises(ModelFileError, match="pipeline of 2 programs"):
+        nanproof.repair(tmp_path / "pipe.mlpackage")
+
+
+def mb_program_of_five() -> Any:
+    @mb.program(input_specs=[mb.TensorSpec((2, 5), dtype=types.fp32)], opset_version=ct.target.iOS16)
+    def program(p):
+        return mb.relu(x=p, name="r")
+
+    return packages.convert(program)
 
 
 def test_only_packages_are_repaired(tmp_path: Path, made: Any) -> None:

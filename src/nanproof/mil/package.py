@@ -20,6 +20,7 @@ __all__ = [
     "PIPELINES",
     "PackageParts",
     "ScratchFolder",
+    "carry_over",
     "check_destination",
     "copy_package",
     "mlmodel",
@@ -144,6 +145,31 @@ def write_model(model: Any, path: Path) -> None:
         model.save(str(path))
     except OSError as error:
         raise ModelFileError(f"Cannot write the temporary package '{path}': {error}.") from error
+
+
+def carry_over(source: Path, target: Path) -> None:
+    """Copy what a package holds beside its program and weights, such as notes of Xcode's, into another package.
+
+    Raises:
+        ModelFileError: A file leads out of the package, or the disk refuses.
+    """
+    manifest = target / "Manifest.json"
+    try:
+        items = json.loads((source / "Manifest.json").read_text(encoding="utf-8"))["itemInfoEntries"]
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        there = {Path(item["path"]) for item in content["itemInfoEntries"].values()}
+        for key, item in items.items():
+            place = Path(str(item["path"]))
+            file = _inside(source / "Data", str(place), source)
+            fresh = _inside(target / "Data", str(place), target)
+            if place in there or fresh.exists() or not file.is_file():
+                continue
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, fresh)
+            content["itemInfoEntries"][key] = item
+        manifest.write_text(json.dumps(content, indent=4), encoding="utf-8")
+    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ModelFileError(f"What else is in '{source}' cannot be copied: {type(error).__name__} {error}.") from error
 
 
 def mlmodel(path: Path, *, skip_model_load: bool = True, compute_units: Any = None) -> Any:
