@@ -4,12 +4,13 @@
 
 Each case of the shared test material (`../shared/hazards`, or where NANPROOF_SHARED names the folder around it) is
 converted with its stress inputs as calibration. The written file is executed under the numerics of each unit on the
-example, stress and benign inputs and compared with the module in float64. A row tells, for each unit, whether all
-outputs are finite and the largest error relative to the range of the output, and whether that is within the
-tolerance of the case; then the operations that compute in FP32, the size of each island, the executions of the plan
-(in full, on all inputs under all units) and the rewrites by name. Twins have to end with neither, and without a
-finding. The totals say what part of the matrix products and convolutions of the hazards stayed FP16. Without the
-material the script says so and ends with 3, which is no pass.
+example and stress inputs and compared with the module in float64. A row tells, for each unit, whether all outputs are
+finite and the largest error relative to the range of the output, and whether that is within the tolerance of the case
+(in parentheses: on its benign inputs, which the conversion has not seen, where that is not); then the operations that
+compute in FP32, the size of each island, the executions of the plan (in full, on all inputs under all units) and the
+rewrites by name. Twins have to end with neither, and without a finding. The totals say what part of the matrix
+products and convolutions of the hazards stayed FP16. Without the material the script says so and ends with 3, which is
+no pass.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Row:
     twin: bool
     tolerance: float
     errors: dict[str, float]
+    benign: dict[str, float]
     fp32: int
     ops: int
     rewrites: dict[str, int]
@@ -86,14 +88,17 @@ def measure(case: Any, units: list[str]) -> Row:
             calibration=[tuple(i) for i in case.stress_inputs],
             tolerance=case.tolerance,
         )
-        calls = [tuple(i) for i in (case.example_inputs, *case.stress_inputs, *case.benign_inputs)]
-        answers = [_answer(double, call) for call in calls]
-        feeds = [named_inputs(result.program, as_batch(call, case.module)) for call in calls]
-        errors = {unit: _error(result.program, feeds, answers, unit) for unit in units}
+        sets: list[dict[str, float]] = []
+        for inputs in ((case.example_inputs, *case.stress_inputs), case.benign_inputs):
+            calls = [tuple(i) for i in inputs]
+            answers = [_answer(double, call) for call in calls]
+            feeds = [named_inputs(result.program, as_batch(call, case.module)) for call in calls]
+            sets.append({unit: _error(result.program, feeds, answers, unit) for unit in units})
+        errors, benign = sets
     except (NanproofError, RuntimeError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         seconds = time.perf_counter() - start
-        nothing = {}, 0, 0, {}, [], [], (0, 0), 0.0, 0
+        nothing = {}, {}, 0, 0, {}, [], [], (0, 0), 0.0, 0
         return Row(case.name, case.hazard_class, twin, case.tolerance, *nothing, seconds, first)
     rewrites = Counter(rewrite.name for rewrite in result.plan.rewrites)
     products = [op for op in result.program.walk() if op.type in PRODUCTS]
@@ -103,6 +108,7 @@ def measure(case: Any, units: list[str]) -> Row:
         twin=twin,
         tolerance=case.tolerance,
         errors=errors,
+        benign=benign,
         fp32=result.plan.fp32_ops,
         ops=sum(op.type not in ("cast", "const") for op in result.program.walk()),
         rewrites=dict(rewrites),
@@ -142,11 +148,14 @@ def _error(program: Any, feeds: list[Any], answers: list[Any], unit: str) -> flo
     return math.inf if found.nonfinite else found.error
 
 
+def _told(unit: str, error: float, tolerance: float) -> str:
+    return f"{unit}={'not finite' if math.isinf(error) else f'{error:.1e}'}{'' if error <= tolerance else '!'}"
+
+
 def _print(row: Row) -> None:
-    errors = " ".join(
-        f"{unit}={'not finite' if math.isinf(e) else f'{e:.1e}'}{'' if e <= row.tolerance else '!'}"
-        for unit, e in row.errors.items()
-    )
+    errors = " ".join(_told(unit, e, row.tolerance) for unit, e in row.errors.items())
+    unseen = " ".join(_told(unit, e, row.tolerance) for unit, e in row.benign.items() if e > row.tolerance)
+    errors += f" ({unseen})" if unseen else ""
     rewrites = ", ".join(f"{name} {n}x" if n > 1 else name for name, n in row.rewrites.items())
     print(
         f"{'ok ' if row.good else 'BAD'} {row.name:32s} {errors or row.failure[:90]}  "
@@ -163,6 +172,8 @@ def _summary(rows: list[Row]) -> None:
         finite = sum(not math.isinf(r.errors[unit]) for r in run)
         near = sum(r.errors[unit] <= r.tolerance for r in run)
         print(f"{unit}: {finite} of {len(cases)} finite, {near} within tolerance")
+    unseen = sum(any(e > r.tolerance for e in r.benign.values()) for r in rows)
+    print(f"benign inputs, which the conversions have not seen: {unseen} of {len(rows)} off by more than the tolerance")
     good = [r for r in cases if r.good]
     free = sum(r.fp32 == 0 for r in good)
     print(f"cases: {len(good)} of {len(cases)} good under every unit, {free} of these without an FP32 operation")

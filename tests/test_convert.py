@@ -188,7 +188,7 @@ def test_calibration_widens_what_is_observed():
 
 
 def test_out_of_tolerance_is_a_failure_with_its_number(x):
-    result = nanproof.convert(Perceptron(), (x,), tolerance=1e-7)
+    result = nanproof.convert(Perceptron(), (x,), tolerance=1e-7, precision="float16")
     assert result.verdict == "failed"
     assert "of its range (tolerance 1e-07)" in result.units["gpu"].reasons[0]
 

@@ -22,6 +22,7 @@ from nanproof.mil.package import ScratchFolder, write_model
 from nanproof.mil.read import load_program
 from nanproof.mil.sources import with_sources
 from nanproof.plan.author import Requests
+from nanproof.plan.pins import check_pins, freed, pinned_islands, pins
 from nanproof.plan.plan import Plan
 from nanproof.plan.planner import without_islands
 from nanproof.program import DType, Program, Source
@@ -110,7 +111,7 @@ class Build:
             plan, findings = better.plan, better.findings
         if self.request.verify_passes:
             findings = [*findings, *self._typing_findings(plan)]
-        units = {n: self.trial.judge(n, born, outputs, self.request.tolerance) for n, (born, outputs) in runs.items()}
+        units = {n: self.trial.judge(n, born, outputs, self.request.criteria) for n, (born, outputs) in runs.items()}
         return Conversion(
             program=program,
             fp32_program=self.fp32,
@@ -137,7 +138,8 @@ class Build:
     ) -> Searched:
         """The plan that cures what the written file has shown, and keeps no island that need not be."""
         answers = self.lowered.answers
-        return searched(plan, findings, rewritten, program, self.trial, runs, answers, self.request.tolerance)
+        barred = pins(rewritten.program, self.request.keep_fp16)
+        return searched(plan, findings, rewritten, program, self.trial, runs, answers, self.request.criteria, barred)
 
     def _typing_findings(self, plan: Plan) -> list[Finding]:
         """What the passes from the FP16 cast on change beyond rounding."""
@@ -154,7 +156,7 @@ class Build:
         requests = self.lowered.requests
         if self.request.precision == "float16":
             requests = requests.refused()
-        lowered = unwritten(pymil, self.fp32, ranges, requests)
+        lowered = self._with_pins(unwritten(pymil, self.fp32, ranges, requests))
         with self.request.clock("rewrite"):
             found = rewritten(
                 lowered,
@@ -168,7 +170,20 @@ class Build:
         if self.request.precision == "float16":
             plan, findings = without_islands(found.plan, found.findings)
             return replace(found, plan=plan, findings=findings)
-        return found
+        plan, findings = freed(found.plan, found.findings, found.program, self.request.keep_fp16)
+        return replace(found, plan=plan, findings=findings)
+
+    def _with_pins(self, lowered: Rewritten) -> Rewritten:
+        """The lowered program, with islands for what the user pins to FP32."""
+        fp32, fp16 = self.request.keep_fp32, self.request.keep_fp16
+        check_pins(self.fp32, fp32, fp16)
+        islands = pinned_islands(self.fp32, fp32)
+        outputs = {value.name for value in self.fp32.main.block.outputs}
+        makers = {value.name: op.name for op in self.fp32.main.block.ops for value in op.outputs}
+        pins = {name for island in islands for name in island.ops}
+        kept = [name for name in outputs if makers.get(name) in pins]
+        plan, findings = freed(lowered.plan, lowered.findings, self.fp32, fp16)
+        return replace(lowered, plan=plan.with_islands(islands, kept), findings=findings)
 
     def _edited(self, plan: Plan) -> Any:
         """The MIL program once more, with the edits of a plan: to write a package of it uses it up."""

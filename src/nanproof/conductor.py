@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from nanproof.capture.huggingface import load_folder
 from nanproof.capture.module import Captured, capture
 from nanproof.capture.pretrained_inputs import example_of, is_pretrained
 from nanproof.comparison.compare import compare_outputs
+from nanproof.comparison.criteria import Metric
 from nanproof.comparison.passes import PassChange
 from nanproof.errors import InputError, ModelFileError, UsageError
 from nanproof.findings import Finding
@@ -48,7 +49,10 @@ def convert(
     precision: Precision = "auto",
     units: Sequence[str] = ("gpu",),
     calibration: Iterable[Any] | None = None,
-    tolerance: float = 1e-2,
+    tolerance: float | Mapping[str, float] = 1e-2,
+    metric: Metric | Mapping[str, Metric] = "max",
+    keep_fp32: str | Sequence[str] = (),
+    keep_fp16: str | Sequence[str] = (),
     stress: bool = True,
     kinds: Stated | None = None,
     prove: bool = True,
@@ -64,23 +68,22 @@ def convert(
         model: The module (converted in evaluation mode, and in float32 if its weights are half or bfloat16), an
             ``ExportedProgram``, a TorchScript module, or the path of a Hugging Face folder.
         example_inputs: What you would pass to the module: a tensor, a tuple, or a dict of keyword arguments. Without
-            it, inputs are drawn from ``inputs``: normal floats, even pixels, and whole numbers of 0 and 1; for a model
-            of transformers they are such as its tokenizer or processor gives.
-        task: For a Hugging Face folder, what the model shall do: a task of the Hub (``"fill-mask"``) or a class of
-            transformers. The default is the architecture that its ``config.json`` names.
+            it, inputs are drawn from ``inputs``; for a model of transformers they are such as its tokenizer gives.
+        task: For a Hugging Face folder, a task of the Hub (``"fill-mask"``) or a class of transformers.
         precision: ``"auto"``: FP16, with rewrites where they make it safe and FP32 where nothing else does;
             ``"float16"``: FP16 throughout, rewrites included, no FP32 islands; ``"float32"``: FP32 throughout.
         units: Numerics under which the written file is executed and judged: ``"gpu"``, ``"strict"``, ``"reference"``.
         calibration: Further inputs, each as ``example_inputs``, to observe ranges and judge the result on.
-        tolerance: Largest error that counts as the same, relative to the range of an output.
+        tolerance: Largest distance that counts as the same, for all outputs or by output name.
+        metric: That distance: ``"max"``, ``"snr"``, ``"cosine"``, ``"top-5"``, or a function of ours and PyTorch's.
+        keep_fp32: What stays FP32: ops by name or type, module paths, ``"file.py:line"``.
+        keep_fp16: What becomes FP16 in any case, named the same way.
         stress: Also run inputs at the limits of their kind: a row masked everywhere, the last id, a black image, ...
         kinds: What inputs are, where the guess is wrong: by name a kind (``"mask"``, ...) or a range.
-        prove: Also prove for what was tested that no input inside the assumptions makes Inf or NaN. What has no known
-            kind is assumed to stay in the range that it has in the given inputs; the proof states what it assumes.
+        prove: Also prove for what was tested that no input inside the assumptions, which it states, makes Inf or NaN.
         assume: What the proof assumes beside ``kinds``, for instance of states: by name a range or a kind.
         dynamic_shapes: As in ``torch.export.export``. The file is executed at its smallest and largest shapes, too.
-        verify_passes: Execute the program around every graph pass of coremltools, name those that change a result, and
-            leave them out before the FP16 cast. Else this is done only where the lowered program is wrong.
+        verify_passes: Always look for graph passes that change a result, not only where the lowered program is wrong.
         progress: Called with the name of each stage as it begins.
         options: The options of ``coremltools.convert``, with their meaning there: ``inputs``, ``outputs``,
             ``classifier_config``, ``pass_pipeline``, ...; see :class:`nanproof.request.CoremltoolsOptions`.
@@ -92,11 +95,15 @@ def convert(
         UsageError: A wrong argument; no such numerics; inputs missing; the module cannot be captured or lowered.
         CouldNotCheckError: The program holds an op that cannot be executed, so nothing is known of it.
     """
-    asked: dict[str, Any] = {"precision": precision, "units": units, "tolerance": tolerance, "progress": progress}
+    asked: dict[str, Any] = {"precision": precision, "units": units, "tolerance": tolerance, "metric": metric}
+    asked |= {"keep_fp32": keep_fp32, "keep_fp16": keep_fp16, "progress": progress}
     asked |= {"dynamic_shapes": dynamic_shapes, "stress": stress, "kinds": kinds, "verify_passes": verify_passes}
     asked |= {"prove": prove, "assume": assume}
     request = checked(options, **asked)
-    conversion = _convert(_loaded(model, task, request), example_inputs, list(calibration or ()), request)
+    return _saved(_convert(_loaded(model, task, request), example_inputs, list(calibration or ()), request), request)
+
+
+def _saved(conversion: Conversion, request: Request) -> Conversion:
     if request.package_dir is not None:
         conversion.save(request.package_dir)
     return conversion
@@ -195,6 +202,7 @@ def _lowered(module: Any, captured: Captured, batches: Sequence[Batch], request:
         pymil = lower_again(None)
         fp32 = reflect(pymil, captured.sources)
         requests = requests_of(captured.author, fp32, handles_of(pymil))
+    request.criteria.check(list(fp32.outputs))
     with request.clock("observe"):
         inputs = declared_inputs(pymil)
         trial = gather(

@@ -171,7 +171,7 @@ class _Repair:
         units: dict[str, UnitResult] = {}
         for name in self.request.numerics:
             births, outputs = find_births(program, run.trial.all_inputs, run.ranges, name)
-            units[name] = run.trial.judge(name, births, run.trial.answers(program, outputs), self.request.tolerance)
+            units[name] = run.trial.judge(name, births, run.trial.answers(program, outputs), self.request.criteria)
         return units
 
     def _healthy(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from nanproof.capture.examples import dynamic_axes
+from nanproof.comparison.criteria import Criteria, Metric, criteria_of
 from nanproof.errors import UsageError
 from nanproof.mil.declared import Declared, declared
 from nanproof.mil.frontend import Options
@@ -53,7 +54,7 @@ class Request:
     Attributes:
         precision: ``"auto"``, ``"float16"`` or ``"float32"``.
         numerics: Names of the numerics to judge under.
-        tolerance: Largest error that counts as the same.
+        tolerance: Largest error that counts as the same, of outputs that have no own.
         stress: Whether to run stress inputs.
         kinds: What the user says of the kinds of inputs, by input name.
         prove: Whether to prove what was tested.
@@ -65,6 +66,9 @@ class Request:
         package_dir: Where to save, if anywhere.
         skip_model_load: Whether the model of the result is not to be loaded by Core ML.
         clock: Tells and keeps the time.
+        criteria: When an output counts as the same.
+        keep_fp32: What stays FP32 in any case; see :mod:`nanproof.plan.pins`.
+        keep_fp16: What becomes FP16 in any case.
     """
 
     precision: Precision
@@ -81,6 +85,9 @@ class Request:
     package_dir: Path | None
     skip_model_load: bool
     clock: Clock
+    criteria: Criteria = field(default_factory=Criteria)
+    keep_fp32: tuple[str, ...] = ()
+    keep_fp16: tuple[str, ...] = ()
 
 
 class CoremltoolsOptions(TypedDict, total=False):
@@ -127,6 +134,10 @@ def checked(
     units: Sequence[str],
     dynamic_shapes: Any,
     progress: Progress | None,
+    tolerance: float | Mapping[str, float] = 1e-2,
+    metric: Metric | Mapping[str, Metric] = "max",
+    keep_fp32: str | Sequence[str] = (),
+    keep_fp16: str | Sequence[str] = (),
     **others: Any,
 ) -> Request:
     """A request, checked as far as it can be without the model. ``others`` are taken over as they are.
@@ -156,6 +167,9 @@ def checked(
     asked, selector = _precision(precision, options, given.get("compute_precision"))
     package_dir = given.get("package_dir")
     declarations = declared(options.inputs)
+    criteria = criteria_of(metric, tolerance)
+    if asked != "auto" and (keep_fp32 or keep_fp16):
+        raise UsageError(f"keep_fp32 and keep_fp16 choose within precision='auto', and this is '{asked}'.")
     return Request(
         precision=asked,
         numerics=numerics,
@@ -165,8 +179,16 @@ def checked(
         package_dir=None if package_dir is None else check_destination(package_dir),
         skip_model_load=given.get("skip_model_load", False),
         clock=Clock(progress),
+        tolerance=criteria.default.tolerance,
+        criteria=criteria,
+        keep_fp32=_patterns(keep_fp32),
+        keep_fp16=_patterns(keep_fp16),
         **others,
     )
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _numerics(units: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def rewritten(
     now, frozen = lowered, frozenset[str]()
     for stage in STAGES:
         situation = Situation(
-            now.program, now.ranges, trial.all_inputs, len(trial.inputs), limits, frozen | now.plan.author
+            now.program, now.ranges, trial.all_inputs, len(trial.inputs), limits, frozen | now.plan.asked
         )
         proposal = stage(situation)
         if any(rewrite.name in without for rewrite in proposal.rewrites):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nanproof.comparison.criteria import Criteria
 from nanproof.comparison.metrics import Difference
 from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
@@ -30,19 +31,19 @@ class Searched:
     findings: list[Finding]
 
 
-def judge_of(trial: Trial, tolerance: float) -> Judge:
+def judge_of(trial: Trial, criteria: Criteria) -> Judge:
     """Scores the outputs of single runs as the trial judges all of them together."""
     count = len(trial.inputs)
 
     def judge(unit: str, i: int, outputs: Mapping[str, Any]) -> Score:
-        found = trial.compared(unit, i, outputs)
-        bad = {o.name: _share(o.worst, tolerance) for o in found.outputs}
+        found = trial.compared(unit, i, outputs, criteria)
+        bad = {o.name: _share(o.worst, criteria.of(o.name).tolerance) for o in found.outputs}
         worst = max(found.outputs, key=lambda o: bad[o.name])
         where = f"on given input {i + 1}" if i < count else f"on the stress input '{trial.stress[i - count].what}'"
         what = (
             f"has {worst.worst.nonfinite} Inf or NaN"
             if worst.worst.nonfinite
-            else f"is off by {worst.worst.error:.3g} of its range"
+            else criteria.of(worst.name).told(worst.worst.error)
         )
         return Score(bad[worst.name], i < count, f"output '{worst.name}' {what} {where} under '{unit}'", bad)
 
@@ -64,7 +65,8 @@ def searched(
     trial: Trial,
     runs: Mapping[str, tuple[list[Birth], list[dict[str, Any]]]],
     answers: Sequence[Mapping[str, Any]],
-    tolerance: float,
+    criteria: Criteria,
+    barred: frozenset[str] = frozenset(),
 ) -> Searched:
     """A plan that does not fail, if FP32 can help, and of which no island can go.
 
@@ -76,13 +78,14 @@ def searched(
         trial: The inputs.
         runs: Births and outputs of the file, by unit.
         answers: What the float32 program computes, by input.
-        tolerance: Largest error that counts as the same.
+        criteria: When an output counts as the same.
+        barred: Ops that become FP16 in any case.
     """
-    judge = judge_of(trial, tolerance)
+    judge = judge_of(trial, criteria)
     scores = {(unit, i): judge(unit, i, o) for unit, (_, outputs) in runs.items() for i, o in enumerate(outputs)}
     measure = Measure(scores, tuple(birth for born, _ in runs.values() for birth in born))
     typist = Typist.like(rewritten.program, written, plan.kept)
-    removable = [op.name for op in typist.program.walk() if op.name in plan.kept - plan.author and typist.castable(op)]
+    removable = [op.name for op in typist.program.walk() if op.name in plan.kept - plan.asked and typist.castable(op)]
     if not measure.failing and not measure.births and not removable:
         return Searched(replace(plan, trials=1, executions=1.0), list(findings))
     if any(judge("reference", i, answer).failed for i, answer in enumerate(answers)):
@@ -90,8 +93,8 @@ def searched(
     makers = {value.name: op.name for op in typist.program.main.block.ops for value in op.outputs}
     forced = frozenset(name for name in plan.fp32_outputs if makers.get(name) not in removable)
     simulation = Simulation(typist, trial.all_inputs, list(runs), judge, rewritten.ranges, plan.author, forced, 1, 1.0)
-    fixed = plan.author | (plan.kept - frozenset(removable))
-    found = Search(simulation, fixed).found(plan.kept, measure)
+    fixed = plan.asked | (plan.kept - frozenset(removable))
+    found = Search(simulation, fixed, barred).found(plan.kept, measure)
     better = _plan(plan, found, fixed, typist.program)
     better = replace(
         better,

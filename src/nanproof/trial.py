@@ -15,6 +15,7 @@ from nanproof.capture.batch import Batch
 from nanproof.capture.conversation import Reference
 from nanproof.capture.examples import as_images, resized, shape_sets
 from nanproof.comparison.compare import Comparison, as_array, compare_outputs, named_inputs
+from nanproof.comparison.criteria import Criteria
 from nanproof.diagnosis.births import Birth
 from nanproof.errors import CaptureError, UsageError
 from nanproof.interpret.state import Turn
@@ -84,18 +85,18 @@ class Trial:
             )
         return [{classified[0] if name == probabilities else name: v for name, v in o.items()} for o in outputs]
 
-    def judge(self, unit: str, births: Sequence[Birth], actual: Sequence[Arrays], tolerance: float) -> UnitResult:
+    def judge(self, unit: str, births: Sequence[Birth], actual: Sequence[Arrays], criteria: Criteria) -> UnitResult:
         """The verdict on one unit.
 
         Args:
             unit: Name of the numerics.
             births: Births of Inf and NaN that were seen.
             actual: Outputs for :attr:`all_inputs`, in order.
-            tolerance: Largest error on the given inputs, relative to the range of an output.
+            criteria: When an output on the given inputs counts as the same.
         """
         count = len(self.inputs)
-        comparison = compare_outputs(self.outputs, actual[:count], self.expected, unit)
-        found = [self.compared(unit, i, actual[i]) for i in range(count, len(actual))]
+        comparison = compare_outputs(self.outputs, actual[:count], self.expected, unit, criteria)
+        found = [self.compared(unit, i, actual[i], criteria) for i in range(count, len(actual))]
         outcomes = tuple(
             StressOutcome(stress.what, found.nonfinite, found.error, compared=True)
             for stress, found in zip(self.stress, found, strict=True)
@@ -107,28 +108,33 @@ class Trial:
                 reasons.append(
                     f"output '{output.name}' has {output.worst.nonfinite} Inf or NaN where {self.reference} has none"
                 )
-            elif not output.worst.within(tolerance):
-                reasons.append(
-                    f"output '{output.name}' is off by {output.worst.error:.3g} of its range (tolerance {tolerance:g})"
-                )
+            elif not output.within(criteria.default.tolerance):
+                criterion = criteria.of(output.name)
+                told = criterion.told(output.worst.error)
+                reasons.append(f"output '{output.name}' {told} (tolerance {criterion.tolerance:g})")
         reasons += [f"{o.nonfinite} Inf or NaN on the stress input '{o.what}'" for o in outcomes if o.nonfinite]
         return UnitResult(unit, "failed" if reasons else "tested", tuple(reasons), comparison, tuple(births), outcomes)
 
-    def compared(self, unit: str, i: int, actual: Arrays) -> Comparison:
+    def compared(self, unit: str, i: int, actual: Arrays, criteria: Criteria) -> Comparison:
         """The outputs for one of :attr:`all_inputs` against PyTorch's.
 
         On a stress input the places where PyTorch itself is not finite do not count: every unit has its own there.
         """
         count = len(self.inputs)
         if i < count:
-            return compare_outputs(self.outputs, [actual], [self.expected[i]], unit)
+            return compare_outputs(self.outputs, [actual], [self.expected[i]], unit, criteria)
         expected = self.stress_expected[i - count]
         ours = [as_array(actual[name]) for name in self.outputs]
+        # The probabilities of a classifier are a row without PyTorch's batch dimension around it.
+        ours = [
+            a.reshape(b.shape) if isinstance(actual[n], dict) and a.size == b.size else a
+            for n, a, b in zip(self.outputs, ours, expected, strict=True)
+        ]
         told = [
             np.where(np.isfinite(theirs), array, theirs) if array.shape == theirs.shape else array
             for array, theirs in zip(ours, expected, strict=True)
         ]
-        return compare_outputs(self.outputs, [dict(zip(self.outputs, told, strict=True))], [expected], unit)
+        return compare_outputs(self.outputs, [dict(zip(self.outputs, told, strict=True))], [expected], unit, criteria)
 
 
 def gather(

@@ -10,6 +10,7 @@ import typer
 from nanproof.cli import options
 from nanproof.cli.arrays import check_file
 from nanproof.cli.conversion import answer, checked_units, written
+from nanproof.cli.criteria import stated_metric, stated_tolerance
 from nanproof.cli.face import Answer, Face
 from nanproof.cli.kinds import stated_kinds
 from nanproof.cli.model import check_model, load_batch, load_model, load_options
@@ -40,6 +41,10 @@ def convert(
     kind: options.Kinds = None,
     prove: options.Prove = True,
     assume: options.Assume = None,
+    keep_fp32: options.KeepFp32 = None,
+    keep_fp16: options.KeepFp16 = None,
+    metric: options.Metrics = None,
+    output_tolerance: options.OutputTolerance = None,
     trust: options.Trust = False,
     more: options.More = None,
     keep_failed: options.KeepFailed = False,
@@ -57,6 +62,7 @@ def convert(
         check_file(report, [".html"])
     _check_options(output, target)
     units = checked_units(unit)
+    metrics, tolerances = stated_metric(metric or []), stated_tolerance(tolerance, output_tolerance or [])
     with face.progress(f"converting {model}") as progress:
         progress("load")
         loaded = load_model(model, inputs, task=task, trust=trust)
@@ -64,7 +70,9 @@ def convert(
         from nanproof.conductor import convert as convert_module
 
         arguments: dict[str, Any] = {"minimum_deployment_target": target, **load_options(more)}
-        arguments |= {"precision": precision, "units": units, "tolerance": tolerance, "stress": stress}
+        arguments |= {"precision": precision, "units": units, "tolerance": tolerances, "stress": stress}
+        arguments |= {"keep_fp32": keep_fp32 or (), "keep_fp16": keep_fp16 or ()}
+        arguments |= {"metric": metrics} if metrics else {}
         arguments |= {"kinds": stated_kinds(kind or []), "calibration": batches, "progress": progress}
         arguments |= {"prove": prove, "assume": stated_kinds(assume or [], "--assume")}
         conversion = convert_module(loaded.module, loaded.example_inputs, **arguments)

@@ -29,6 +29,8 @@ _OWN_OPTIONS = frozenset(
         "tolerance",
         "stress",
         "kinds",
+        "keep_fp32",
+        "keep_fp16",
         "progress",
         "package_dir",
     }

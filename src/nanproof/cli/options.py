@@ -38,3 +38,17 @@ Trust = Annotated[
 ]
 More = Annotated[str | None, typer.Option("--options", help="More arguments: a dict in file.py:name.", metavar="NAME")]
 KeepFailed = Annotated[bool, typer.Option("--keep-failed", help="Write the package even if it failed.")]
+KeepFp32 = Annotated[
+    list[str] | None,
+    typer.Option(help="Stays FP32: an op, a type of ops, a module path or file.py:line.", metavar="NAME"),
+]
+KeepFp16 = Annotated[
+    list[str] | None, typer.Option(help="Becomes FP16 in any case, named the same way.", metavar="NAME")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(help="max, snr, cosine or top-K; also OUTPUT=NAME.", metavar="NAME", show_default="max"),
+]
+OutputTolerance = Annotated[
+    list[str] | None, typer.Option(help="The tolerance of one output.", metavar="OUTPUT=NUMBER")
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from nanproof.capture.batch import Batch, as_batch
 from nanproof.capture.conversation import Reference
+from nanproof.comparison.criteria import Criteria, Criterion
 from nanproof.comparison.metrics import Difference, difference
 from nanproof.errors import CouldNotCheckError, InputError
 from nanproof.interpret.execute import Executor
@@ -32,11 +33,19 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class OutputComparison:
-    """One output over all batches: the worst batch decides."""
+    """One output over all batches: the worst batch decides.
+
+    ``worst.error`` is the distance by ``criterion``, if there is one.
+    """
 
     name: str
     worst: Difference
     worst_batch: int
+    criterion: Criterion | None = None
+
+    def within(self, tolerance: float) -> bool:
+        """Whether it is finite where it should be, and within its own tolerance, or the one given."""
+        return self.worst.within(tolerance if self.criterion is None else self.criterion.tolerance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class Comparison:
 
     def within(self, tolerance: float) -> bool:
         """Whether every output is finite where it should be and within ``tolerance`` of the reference's range."""
-        return all(o.worst.within(tolerance) for o in self.outputs)
+        return all(o.within(tolerance) for o in self.outputs)
 
     @property
     def error(self) -> float:
@@ -109,8 +118,11 @@ def compare_outputs(
     actual: Sequence[Mapping[str, Any]],
     expected: Sequence[Sequence[Any]],
     numerics: str,
+    criteria: Criteria | None = None,
 ) -> Comparison:
     """Compare outputs of several batches, by position. The probabilities of a classifier are an array in their order.
+
+    With ``criteria`` the error of an output is the distance by its metric.
 
     Raises:
         InputError: The number or the shapes of the outputs differ.
@@ -126,11 +138,15 @@ def compare_outputs(
             right = as_array(reference)
             try:
                 # PyTorch has a batch dimension around the scores, of which a classifier knows nothing.
-                found = difference(as_array(ours[name]), right.reshape(-1) if isinstance(ours[name], dict) else right)
+                right = right.reshape(-1) if isinstance(ours[name], dict) else right
+                found = difference(as_array(ours[name]), right)
             except ValueError as error:
                 raise InputError(f"Output '{name}' cannot be compared: {error}.") from error
+            criterion = criteria.of(name) if criteria is not None else None
+            if criterion is not None and criterion.metric != "max":
+                found = replace(found, error=criterion.distance(as_array(ours[name]), right, found))
             if name not in worst or _badness(found) > _badness(worst[name].worst):
-                worst[name] = OutputComparison(name, found, i)
+                worst[name] = OutputComparison(name, found, i, criterion)
     return Comparison(numerics, tuple(worst.values()), len(actual))
 
 

@@ -9,10 +9,12 @@ from nanproof.mil.edits import Edit
 from nanproof.program import Op, Program
 from nanproof.rewrite.rewrite import Rewrite
 
-__all__ = ["AUTHOR", "Island", "Plan", "connected"]
+__all__ = ["AUTHOR", "PINNED", "Island", "Plan", "connected"]
 
 AUTHOR = "author's FP32"
 """The reason of islands that the module's own code asks for."""
+PINNED = "pinned"
+"""The reason of islands that the user asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class Plan:
     def author(self) -> frozenset[str]:
         """Names of the ops that stay FP32 because the module's own code asks for it."""
         return frozenset(name for island in self.islands if island.reason == AUTHOR for name in island.ops)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """Names of the ops that stay FP32 because somebody asks for it: the module's own code, or the user."""
+        return frozenset(name for i in self.islands if i.reason in (AUTHOR, PINNED) for name in i.ops)
 
     def with_islands(self, more: Iterable[Island], fp32_outputs: Iterable[str] = ()) -> Plan:
         """The plan with further islands; ops that are kept already are not listed twice."""

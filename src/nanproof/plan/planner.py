@@ -39,7 +39,7 @@ class Situation:
         given: How many of them are given; on the others only finiteness counts.
         limits: Where the numbers of the requested units end.
         rewritten: Names of ops that are to stay as they are: they hold the finite sentinels of an earlier stage, or are
-            the author's FP32, which no value overflows.
+            FP32 that is asked for, which no value overflows.
     """
 
     program: Program
@@ -96,11 +96,11 @@ def with_needed_islands(plan: Plan, situation: Situation) -> tuple[Plan, list[Fi
     outputs = [
         v.name
         for v in program.main.block.outputs
-        if any(v in op.outputs and op.name in plan.kept - plan.author for op in program.walk())
+        if any(v in op.outputs and op.name in plan.kept - plan.asked for op in program.walk())
     ]
-    safe = situation.rewritten | (plan.kept - plan.author)
+    safe = situation.rewritten | (plan.kept - plan.asked)
     findings, islands, overflowing = overflow_islands(program, ranges, safe)
-    findings = [f for f in findings if f.op not in plan.author]  # its author has seen to it
+    findings = [f for f in findings if f.op not in plan.asked]  # whoever asked has seen to it
     return plan.with_islands(islands, [*outputs, *overflowing]), [*left.findings, *findings]
 
 

@@ -125,8 +125,11 @@ def kind_data(code: str) -> dict[str, str]:
 def comparison_data(comparison: Comparison, tolerance: float) -> dict[str, Any]:
     """A comparison, with the answer to each output's question: is it within the tolerance?"""
     data = comparison.to_dict()
-    within = {o.name: o.worst.within(tolerance) for o in comparison.outputs}
+    within = {o.name: o.within(tolerance) for o in comparison.outputs}
     data["outputs"] = [{**output, "within": within[output["name"]]} for output in data["outputs"]]
+    for output, compared in zip(data["outputs"], comparison.outputs, strict=True):
+        if compared.criterion is not None:
+            output |= {"metric": compared.criterion.name, "tolerance": compared.criterion.tolerance}
     return data
 
 
