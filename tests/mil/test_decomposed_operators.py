@@ -7,8 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nanproof.capture.module import capture
 from nanproof.interpret.execute import Executor
-from tests.mil.operators import assert_agreement, lowered
+from nanproof.mil.frontend import Options, lower
+from nanproof.mil.reflect import reflect
+from tests.mil.operators import Applied, assert_agreement, lowered
 
 _GENERATOR = torch.Generator().manual_seed(5)
 
@@ -130,6 +133,15 @@ def test_bicubic_resize_is_two_products():
 
 def test_pooling_without_indices_is_one_op():
     program = lowered(lambda x: F.max_pool2d(x, 3, 2, 1), [IMAGE])
+    assert [op.type for op in program.walk()] == ["max_pool"]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_pooling_of_a_decomposed_program_with_a_flexible_size():
+    module = Applied(lambda x: F.max_pool2d(x, 2, 2))
+    size = torch.export.Dim("size", min=4, max=64)
+    exported = torch.export.export(module, (IMAGE,), dynamic_shapes=(({3: size},),), strict=False)
+    program = reflect(lower(capture(exported.run_decompositions(), None).exported, Options()))
     assert [op.type for op in program.walk()] == ["max_pool"]
 
 

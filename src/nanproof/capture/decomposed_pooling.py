@@ -22,6 +22,11 @@ def _each(given: Sequence[int], axes: int, otherwise: Sequence[int] | None = Non
     return values * axes if len(values) == 1 else values
 
 
+def _known(sizes: Sequence[Any]) -> bool:
+    """Whether all sizes are numbers: the places of windows are constants."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def _windows_of(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     """How many windows an axis has. The last one starts in the input or in the padding before it."""
     reach = length + 2 * padding - dilation * (kernel - 1) - 1
@@ -96,6 +101,8 @@ def _max_pool(axes: int) -> Callable[..., tuple[Tensor, ...]]:
         The values are those of the MIL op where it has them; the indices come of the windows, which nothing computes
         where nobody asks.
         """
+        if not _known(x.shape):
+            return NotImplemented
         kernel = _each(kernel_size, axes)
         steps, pads, gaps = _each(stride, axes, kernel), _each(padding, axes), _each(dilation, axes)
         places: list[Tensor] = []
@@ -139,7 +146,7 @@ def _avg_pool(axes: int) -> Callable[..., Tensor]:
         divisor_override: int | None = None,
     ) -> Tensor:
         """``avg_pool`` with a divisor of its own, and with windows beyond the end that count what is padded."""
-        if divisor_override is None and not (ceil_mode and count_include_pad):
+        if (divisor_override is None and not (ceil_mode and count_include_pad)) or not _known(x.shape[-axes:]):
             return NotImplemented
         kernel = _each(kernel_size, axes)
         steps, pads = _each(stride, axes, kernel), _each(padding, axes)
