@@ -352,3 +352,19 @@ def test_functions_that_are_all_healthy_stay_as_they_are(tmp_path: Path) -> None
     result = nanproof.repair(path, {"x": x}, kinds={"x": (-1e-4, 1e-4)})
     assert {n: one.original.healthy for n, one in result.functions.items()} == {"plain": True, "normed": True}
     assert written_bytes(result.package) == written_bytes(path)
+
+
+@pytest.mark.shared
+def test_a_real_package_that_is_fp32_is_left_alone(shared: Path) -> None:
+    """Basic Pitch (Spotify, Apache-2.0), on windows of real music."""
+    path = shared / "models" / "basic_pitch" / "nmp.mlpackage"
+    with np.load(path.parent / "windows.npz") as windows:
+        given, right = [{"input_2": one[np.newaxis]} for one in windows["input_2"]], windows["Identity_1"]
+    result = nanproof.repair(path, given, prove=False)
+    assert result.passed
+    assert result.original is not None
+    assert result.original.healthy
+    assert result.plan.fp32_ops == 0
+    assert written_bytes(result.package) == written_bytes(path)
+    ours = nanproof.predict(result.program, given[0])["Identity_1"]
+    assert np.abs(ours[0] - right[0]).max() < 1e-3
