@@ -150,7 +150,8 @@ def _convert(model: Any, example_inputs: Any, calibration: Sequence[Any], reques
         request = replace(request, options=replace(request.options, without_passes=frozenset(f.op for f in passes)))
         lowered = _lowered(module, captured, batches, request)
     findings = [*_start_findings(captured), *passes, *_lowering_findings(lowered)]
-    return with_proof(Build(request, lowered).finish(findings), request, lowered.trial)
+    conversion = replace(Build(request, lowered).finish(findings), ranges=lowered.ranges)
+    return with_proof(conversion, request, lowered.trial)
 
 
 def _example(example_inputs: Any, module: Any, request: Request) -> Batch | None:

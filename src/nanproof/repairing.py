@@ -97,7 +97,7 @@ def repair(
         calls = [] if inputs is None else list(as_batches(old.interface, inputs))
     if len(old.functions) == 1:
         one = _Repair(parts, old, calls, request).done()
-        return with_proof(one.result, request, one.run.trial)
+        return with_proof(replace(one.result, ranges=one.run.ranges), request, one.run.trial)
     done: dict[str, _Done] = {}
     for name in old.functions:
         of_name = old.using(name)
@@ -235,7 +235,9 @@ def _together(parts: PackageParts, old: Program, done: Mapping[str, _Done], requ
             of_name = program.using(name)
             with request.clock("verify"):
                 units = one.repair.judged(one.run, of_name)
-            found = replace(one.result, program=of_name, units=units, package=path, folder=folder)
+            found = replace(
+                one.result, program=of_name, units=units, package=path, folder=folder, ranges=one.run.ranges
+            )
             verdict = worst([unit.verdict for unit in units.values()])
             results[name] = _doubted(replace(found, verdict=verdict), one.run)
     results = {name: with_proof(one, done[name].repair.request, done[name].run.trial) for name, one in results.items()}

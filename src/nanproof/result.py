@@ -12,6 +12,7 @@ from nanproof.comparison.compare import Comparison
 from nanproof.diagnosis.births import Birth
 from nanproof.findings import Finding
 from nanproof.interpret.proof import Proof
+from nanproof.interpret.range import Ranges
 from nanproof.mil.package import ScratchFolder, copy_package, mlmodel
 from nanproof.plan.plan import Plan
 from nanproof.program import Program
@@ -95,6 +96,7 @@ class Conversion:
         functions: Of a repaired multifunction package the results of all its functions; the others here are those of
             its default function, but for the verdict.
         proof: What is proved of the written file, and what that assumes; ``None`` if nothing was to be proved.
+        ranges: What the float32 program was seen to compute on all inputs of the trial, by value name.
         loading: ``skip_model_load`` and ``compute_units`` of :attr:`model`, as in ``coremltools.convert``.
     """
 
@@ -113,6 +115,7 @@ class Conversion:
     package: Path
     folder: ScratchFolder
     proof: Proof | None = None
+    ranges: Ranges | None = None
     loading: Mapping[str, Any] = field(default_factory=dict[str, Any])
     original: Original | None = None
     functions: Mapping[str, Conversion] = field(default_factory=dict[str, "Conversion"])

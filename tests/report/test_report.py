@@ -55,7 +55,7 @@ def mapped(value: Any, change: Callable[[str], str], key: str = "") -> Any:
     """The same data with every string changed, keys included, but for those that choose a style or stand for
     numbers."""
     if isinstance(value, dict):
-        fixed = key in ("", "rests_on", "source", "plan", "program", "fidelity", "proof", "closest", "row")
+        fixed = key in ("", "rests_on", "source", "plan", "program", "fidelity", "proof", "closest", "modules", "row")
         return {k if fixed else change(k): mapped(v, change, k if fixed else "row") for k, v in value.items()}
     if isinstance(value, list):
         return [mapped(v, change, "row" if isinstance(v, dict) else key) for v in value]
@@ -109,7 +109,8 @@ def test_the_page_is_well_formed_and_self_contained(conversion: Conversion, tmp_
     text = path.read_text(encoding="utf-8")
     checker = checked(text)
     tags = [tag for tag, _ in checker.tags]
-    assert not {"script", "link", "img", "iframe", "object"} & set(tags)
+    assert not {"link", "img", "iframe", "object"} & set(tags)
+    assert [attrs for tag, attrs in checker.tags if tag == "script"] == [{}], "one script, which loads nothing"
     assert not re.search(r"https?://|url\(|@import", text)
     assert all(a.get("href", "#").startswith("#") for _, a in checker.tags)
     assert tags.count("h1") == tags.count("main") == tags.count("title") == 1
@@ -141,7 +142,7 @@ def test_hostile_names_are_escaped(conversion: Conversion):
     data = mapped(conversion_data(conversion), lambda s: s + HOSTILE)
     assert HOSTILE in data["program"]["inputs"][0]["name"]
     text = page(data, HOSTILE)
-    assert "<script" not in text
+    assert text.count("<script") == 1, "ours"
     assert "&lt;script&gt;" in text
     assert "{{ 7*7 }}" in text, "data is never read as a template"
     checked(text)

@@ -8,6 +8,7 @@ from nanproof.findings import KINDS, Finding
 from nanproof.mil.edits import Edit, Replace, Saturate, SetConstant
 from nanproof.report.census import program_data
 from nanproof.report.encoding import SCHEMA, encoded
+from nanproof.report.modules import modules_data
 from nanproof.report.places import source_data
 from nanproof.report.proof import proof_data
 from nanproof.report.versions import versions
@@ -62,6 +63,7 @@ def conversion_data(conversion: Conversion) -> dict[str, Any]:
         ],
         "proof": None if conversion.proof is None else proof_data(conversion.proof),
         "program": program_data(conversion.program),
+        "modules": modules_data(conversion),
         "seconds": dict(conversion.seconds),
         "versions": versions(),
     }

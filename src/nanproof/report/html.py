@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nanproof.errors import UsageError
 from nanproof.report.data import conversion_data
+from nanproof.report.modules import place
 from nanproof.report.wording import error_text, joined, nearby, nothing_found, plural, size_text
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def page(data: Mapping[str, Any], title: str = "") -> str:
         "nearby": nearby,
         "plural": plural,
         "size": size_text,
+        "place": place,
         "shape": _shape,
         "share": _share,
     }
