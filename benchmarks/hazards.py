@@ -87,6 +87,7 @@ def measure(case: Any, units: list[str]) -> Row:
             units=units,
             calibration=[tuple(i) for i in case.stress_inputs],
             tolerance=case.tolerance,
+            prove=False,
         )
         sets: list[dict[str, float]] = []
         for inputs in ((case.example_inputs, *case.stress_inputs), case.benign_inputs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from nanproof.comparison.metrics import difference
 from nanproof.errors import UsageError
 from nanproof.plan.pins import pinned
 from nanproof.program import DType
+
+convert = functools.partial(nanproof.convert, prove=False)
 
 
 class Block(nn.Module):
@@ -47,7 +51,7 @@ def in_fp32(result):
 
 @pytest.fixture(scope="module")
 def plain():
-    return nanproof.convert(Block(), X)
+    return convert(Block(), X)
 
 
 def test_patterns(plain):
@@ -64,46 +68,46 @@ def test_patterns(plain):
 
 def test_a_pin_that_names_nothing_says_what_is_near():
     with pytest.raises(UsageError, match=r"(?s)'tahn' is pinned, but names no op.*Near it: .*tanh"):
-        nanproof.convert(Block(), X, keep_fp32="tahn")
+        convert(Block(), X, keep_fp32="tahn")
 
 
 def test_pins_that_contradict_each_other():
     with pytest.raises(UsageError, match="pinned to FP32 by 'tanh' and to FP16 by 't\\*'"):
-        nanproof.convert(Block(), X, keep_fp32=["tanh"], keep_fp16=["t*"])
+        convert(Block(), X, keep_fp32=["tanh"], keep_fp16=["t*"])
 
 
 def test_pins_need_a_choice():
     with pytest.raises(UsageError, match="choose within precision='auto'"):
-        nanproof.convert(Block(), X, keep_fp32=["tanh"], precision="float16")
+        convert(Block(), X, keep_fp32=["tanh"], precision="float16")
 
 
 def test_what_is_pinned_stays_fp32():
-    result = nanproof.convert(Block(), X, keep_fp32=["tanh", "inner"])
+    result = convert(Block(), X, keep_fp32=["tanh", "inner"])
     assert in_fp32(result) == {"linear", "tanh"}
     assert [(i.reason, i.evidence) for i in result.plan.islands] == [("pinned", "keep_fp32 names 'inner'")]
     assert result.verdict == "tested"
 
 
 def test_what_is_pinned_to_fp16_is_not_repaired():
-    usual = nanproof.convert(Loud(), X)
+    usual = convert(Loud(), X)
     assert usual.verdict == "tested"
     assert usual.plan.islands
-    result = nanproof.convert(Loud(), X, keep_fp16=["*"])
+    result = convert(Loud(), X, keep_fp16=["*"])
     assert (result.plan.islands, in_fp32(result)) == ((), set())
     assert result.verdict == "failed"
     assert "keep_fp16 pins it to FP16" in {f.remedy for f in result.findings}.pop()
 
 
 def test_tolerance_and_metric_by_output():
-    name = next(iter(nanproof.convert(Block(), X).program.outputs))
-    result = nanproof.convert(Block(), X, tolerance={name: 1e-7}, precision="float16")
+    name = next(iter(convert(Block(), X).program.outputs))
+    result = convert(Block(), X, tolerance={name: 1e-7}, precision="float16")
     assert result.verdict == "failed"
     assert "(tolerance 1e-07)" in result.units["gpu"].reasons[0]
-    assert nanproof.convert(Block(), X, tolerance={"*": 1e-7}, metric="top-1").verdict == "tested"
-    own = nanproof.convert(Block(), X, metric=lambda actual, expected: 0.5, tolerance=0.1)
+    assert convert(Block(), X, tolerance={"*": 1e-7}, metric="top-1").verdict == "tested"
+    own = convert(Block(), X, metric=lambda actual, expected: 0.5, tolerance=0.1)
     assert "in the metric '<lambda>' (tolerance 0.1)" in own.units["gpu"].reasons[0]
     with pytest.raises(UsageError, match="'logits', which is no output"):
-        nanproof.convert(Block(), X, metric={"logits": "snr"})
+        convert(Block(), X, metric={"logits": "snr"})
 
 
 class Sharp(nn.Module):
@@ -115,8 +119,8 @@ class Sharp(nn.Module):
 
 def test_drift_that_does_not_matter_to_the_metric_is_not_repaired():
     x = (torch.tensor([[0.3, 7.4, 3.1], [9.2, 4.3, 0.2]]),)
-    assert nanproof.convert(Sharp(), x, stress=False).plan.fp32_ops > 0
-    result = nanproof.convert(Sharp(), x, stress=False, metric="top-1", tolerance=0.0)
+    assert convert(Sharp(), x, stress=False).plan.fp32_ops > 0
+    result = convert(Sharp(), x, stress=False, metric="top-1", tolerance=0.0)
     assert (result.verdict, result.plan.fp32_ops) == ("tested", 0)
 
 

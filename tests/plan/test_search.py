@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,9 @@ from nanproof.plan.typing import Typist, uncastable
 from nanproof.program import DType
 
 UNITS = ("gpu", "strict", "ane")
+
+
+convert = functools.partial(nanproof.convert, prove=False)
 
 
 class Angles(nn.Module):
@@ -76,17 +81,14 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def results():
-    return {
-        name: nanproof.convert(module.eval(), inputs, units=UNITS, stress=False)
-        for name, (module, inputs) in CASES.items()
-    }
+    return {name: convert(module.eval(), inputs, units=UNITS, stress=False) for name, (module, inputs) in CASES.items()}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_loss_of_accuracy_is_repaired(results, name):
     module, inputs = CASES[name]
     result = results[name]
-    assert nanproof.convert(module, inputs, units=("gpu",), stress=False, precision="float16").verdict == "failed"
+    assert convert(module, inputs, units=("gpu",), stress=False, precision="float16").verdict == "failed"
     assert set(result.verdicts.values()) <= {"tested", "proved"}
     assert "NP121" in {finding.code for finding in result.findings}
     assert all(
@@ -137,13 +139,13 @@ def test_without_any_island_the_plan_fails(results, name):
 
 def test_an_overflow_that_does_no_harm_stays_fp16():
     x = torch.linspace(-40, 20, 32)[None]
-    result = nanproof.convert(Swish(), (x,), units=UNITS)
+    result = convert(Swish(), (x,), units=UNITS)
     assert (result.findings, result.plan.fp32_ops, result.plan.islands) == ((), 0, ())
     assert set(result.verdicts.values()) <= {"tested", "proved"}
 
 
 def test_a_healthy_model_is_executed_once():
-    result = nanproof.convert(nn.Linear(4, 2), (torch.randn(3, 4),))
+    result = convert(nn.Linear(4, 2), (torch.randn(3, 4),))
     assert (result.plan.trials, result.plan.executions) == (1, 1.0)
 
 
@@ -162,7 +164,7 @@ def test_blame_goes_to_the_rounding_of_the_angle(results):
 def test_huge_constants_and_control_flow_have_no_choice(results):
     program = results["nearest"].fp32_program
     assert not any(uncastable(op) for op in program.walk() if op.type in ("sub", "mul", "square"))
-    huge = nanproof.convert(Huge(), (torch.ones(3),), precision="float32").program
+    huge = convert(Huge(), (torch.ones(3),), precision="float32").program
     assert [uncastable(op) for op in huge.walk() if op.type == "mul"] == [True]
 
 
