@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nanproof.conductor import convert
     from nanproof.diagnosing import Reproducer, diagnose, reproduce
     from nanproof.diagnosis.culprit import Culprit, Diagnosis
+    from nanproof.dissecting import Dissection, by_module
     from nanproof.interpret.accumulators import Accumulation, accumulations
     from nanproof.interpret.execute import predict
     from nanproof.interpret.proof import Proof, prove
@@ -36,6 +37,7 @@ __all__ = [
     "Conversion",
     "Culprit",
     "Diagnosis",
+    "Dissection",
     "Log",
     "Pipeline",
     "Program",
@@ -47,6 +49,7 @@ __all__ = [
     "State",
     "Witness",
     "accumulations",
+    "by_module",
     "compare",
     "convert",
     "diagnose",
@@ -69,6 +72,7 @@ _HOMES = {
     "Conversion": "nanproof.result",
     "Culprit": "nanproof.diagnosis.culprit",
     "Diagnosis": "nanproof.diagnosis.culprit",
+    "Dissection": "nanproof.dissecting",
     "Log": "nanproof.watching",
     "Pipeline": "nanproof.program",
     "Program": "nanproof.program",
@@ -80,6 +84,7 @@ _HOMES = {
     "State": "nanproof.interpret.state",
     "Witness": "nanproof.refutation.witness",
     "accumulations": "nanproof.interpret.accumulators",
+    "by_module": "nanproof.dissecting",
     "compare": "nanproof.comparison.compare",
     "convert": "nanproof.conductor",
     "diagnose": "nanproof.diagnosing",

@@ -186,7 +186,7 @@ def reproduce(
     _verify(package, small, numerics, tolerance)
     first = found.culprits[0].finding
     told = f"{first.code} {first.kind.name}: {first.detail}" + (f" ({first.source})" if first.source else "")
-    script = script_of(small.program, constants, told) if _rounding_shows(small, tolerance) else None
+    script = script_of(small.program, constants, told, tolerance) if _rounding_shows(small, tolerance) else None
     _save(arrays, {**small.inputs, **(script.constants if script is not None else {})})
     _save(expected, {next(iter(load_program(package).outputs)): small.expected})
     if script is not None:

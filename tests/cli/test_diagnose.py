@@ -80,3 +80,15 @@ def test_reduced_to_files_that_check_refuses(nanproof, gate, tmp_path):
         "diagnose", gate, "--inputs", f"{tmp_path / 'net.py'}:small", "--reduce", tmp_path / "none", "--json"
     )
     assert (fine.code, fine.document["reproducer"]) == (0, None)
+
+
+def test_by_module(nanproof, gate, tmp_path):
+    said = nanproof("diagnose", gate, "--by-module", "--json")
+    assert said.code == 1
+    assert (said.document["kind"], said.document["blamed"], said.document["conversions"]) == ("modules", [""], 1)
+    text = nanproof("diagnose", gate, "--bisect").out
+    assert (
+        "the fault is in the module itself, between its submodules (1 conversion; numerics: gpu; tolerance 0.01)"
+        in text
+    )
+    assert nanproof("diagnose", gate, "--bisect", "--reduce", tmp_path / "x").code == 2

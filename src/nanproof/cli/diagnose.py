@@ -10,7 +10,7 @@ import typer
 from nanproof.cli.face import Answer, Face
 from nanproof.cli.model import check_model, load_batch, load_model
 from nanproof.cli.verb import Tolerance, Units, verb
-from nanproof.errors import CouldNotCheckError
+from nanproof.errors import CouldNotCheckError, UsageError
 
 if TYPE_CHECKING:
     from nanproof.diagnosing import Reproducer, Subject
@@ -42,6 +42,12 @@ def diagnose(
         Path | None,
         typer.Option(help="Also save a few ops that still fail to this folder, with a script.", metavar="FOLDER"),
     ] = None,
+    by_module: Annotated[
+        bool, typer.Option("--by-module", help="Convert each submodule alone, on the inputs that it gets.")
+    ] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="As --by-module, but only what it takes to find one that is wrong.")
+    ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open a .pt2 or .pt, which may run code that is in it.")
     ] = False,
@@ -51,9 +57,17 @@ def diagnose(
     A PyTorch model is converted to FP16 as coremltools does it, without any rewrite, to see what breaks. The model runs
     under the numerics of a unit and in float32 beside it, and the error of the outputs is followed back to where it was
     made: to an Inf, to one that became a wrong finite number on its way, to numbers that round to zero or vanish in a
-    sum. The exit code is 1 if an output is wrong.
+    sum. With --by-module each submodule is converted alone and compared with PyTorch, also if the whole does not
+    convert. The exit code is 1 if an output is wrong.
     """
     units = list(dict.fromkeys(unit or ["gpu"]))
+    if by_module or bisect:
+        if model.endswith(".mlpackage") or reduce is not None or len(units) > 1 or len(inputs or []) > 1:
+            raise UsageError(
+                "--by-module and --bisect take a PyTorch model apart, on one input and one unit, and without --reduce."
+            )
+        check_model(model, trust=trust, task=task)
+        return _taken_apart(face, model, (inputs or [None])[0], units[0], tolerance, target, task, trust, bisect)
     with face.progress(f"diagnosing {model}") as progress:
         progress("read")
         subject = _subject(model, inputs or [], target, task, trust=trust)
@@ -68,6 +82,36 @@ def diagnose(
             worst = max(found.damaged, key=lambda damage: damage.error)
             small = reproduce(subject, None, reduce, numerics=worst.unit, tolerance=tolerance)
     return answer(model, found, small)
+
+
+def _taken_apart(
+    face: Face,
+    model: str,
+    inputs: str | None,
+    unit: str,
+    tolerance: float,
+    target: str,
+    task: str | None,
+    trust: bool,
+    bisect: bool,
+) -> Answer:
+    with face.progress(f"taking {model} apart") as progress:
+        progress("load")
+        loaded = load_model(model, inputs, task=task, trust=trust)
+        from nanproof.dissecting import by_module as dissected
+        from nanproof.report.dissection import dissection_data, print_dissection
+
+        found = dissected(
+            loaded.module,
+            loaded.example_inputs,
+            numerics=unit,
+            tolerance=tolerance,
+            bisect=bisect,
+            minimum_deployment_target=target,
+            progress=progress,
+        )
+    data = {"model": model, **dissection_data(found)}
+    return Answer("modules", data, lambda console: print_dissection(data, console), 1 if found.blamed else 0)
 
 
 def _subject(model: str, inputs: list[str], target: str, task: str | None, *, trust: bool) -> Subject:

@@ -100,13 +100,16 @@ class Script:
         self.constants = dict(constants)
 
 
-def script_of(program: Program, constants: Mapping[Value, np.ndarray], headline: str) -> Script | None:
+def script_of(
+    program: Program, constants: Mapping[Value, np.ndarray], headline: str, tolerance: float
+) -> Script | None:
     """The script; ``None`` if the program holds an op that has no plain spelling in PyTorch.
 
     Args:
         program: A program with one output.
         constants: What constants were before they were rounded to FP16: the script computes with these.
         headline: What it shows, in a line.
+        tolerance: Largest error, relative to the range, of a number that counts as right.
     """
     writer = _Writer(constants)
     names = {value: writer.name(value) for value in program.main.inputs.values()}
@@ -127,6 +130,7 @@ def script_of(program: Program, constants: Mapping[Value, np.ndarray], headline:
         body=body,
         output=writer.name(output),
         loads="\n".join(loads),
+        tolerance=tolerance,
     )
     return Script(text, writer.arrays)
 
@@ -163,7 +167,10 @@ if __name__ == "__main__":
     right, wrong = forward({given}), forward({given}, store=half)
     print("float32:", right.flatten()[:8])
     print("float16:", wrong.flatten()[:8])
-    off = ~torch.isclose(wrong.double(), right.double(), rtol=1e-2, atol=1e-6) & right.isfinite()
+    right, wrong = right.double(), wrong.double()
+    there = right[right.isfinite()]
+    span = float(there.max() - there.min()) or float(there.abs().max()) or 1.0
+    off = ~((wrong - right).abs() <= {tolerance:g} * span) & right.isfinite()
     print(f"{{int(off.sum())}} of {{off.numel()}} numbers are wrong")
 '''
 
