@@ -208,7 +208,7 @@ class Search:
         ops = sorted(group, key=lambda op: self._blamed.get(op, 0.0))
         size = len(ops) // 2
         while size and not self._exhausted:
-            start = 0
+            start, before = 0, len(ops)
             while start < len(ops) and len(ops) > 1 and not self._exhausted:
                 part = ops[start : start + size]
                 if len(part) == len(ops):
@@ -218,7 +218,8 @@ class Search:
                 else:
                     kept -= frozenset(part)
                     del ops[start : start + size]
-            size = min(size, len(ops)) // 2 if size > 1 else 0
+            # What was needed beside an op that has gone since may not be needed any more.
+            size = min(size, len(ops)) // 2 if size > 1 else int(len(ops) < before)
         return kept
 
 
