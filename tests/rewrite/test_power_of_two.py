@@ -96,7 +96,8 @@ def test_scaled_without_fp32(name):
 @pytest.mark.parametrize("name", SCALED)
 def test_left_alone_where_nothing_overflows(name):
     module, shape, factor, _ = SCALED[name]
-    result = converted(module, (draw(*shape) * min(factor / 5000, 1.0),))
+    # Adding up a map in FP16, as `strict` does, is off by 3 % of the small range of its mean, which is another matter.
+    result = converted(module, (draw(*shape) * min(factor / 5000, 1.0),), tolerance=0.1)
     assert applied(result) == set()
     assert result.findings == ()
     assert result.plan.fp32_ops == 0
