@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from nanproof.capture.module import capture
 from nanproof.interpret.execute import Executor
 from nanproof.mil.frontend import Options, lower
 from nanproof.mil.reflect import reflect
+from tests.mil.operators import Applied
 
 _GENERATOR = torch.Generator().manual_seed(5)
 
@@ -58,15 +58,6 @@ CASES = {
         *(Q, ALLOWED[..., :5]),
     ),
 }
-
-
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def lowered(name, target):

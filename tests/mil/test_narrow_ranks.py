@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from nanproof.capture.module import capture
 from nanproof.interpret.execute import Executor
 from nanproof.mil.frontend import Options, lower
 from nanproof.mil.reflect import reflect
+from tests.mil.operators import Applied
 
 _GENERATOR = torch.Generator().manual_seed(7)
 X = torch.randn(2, 8, 12, 6, generator=_GENERATOR)
@@ -44,15 +44,6 @@ CASES = {
     "repeated": (lambda x: x[:, :, None, :, None, :].expand(2, 8, 2, 12, 3, 6).reshape(16, 24, 18), X),
     "axes of length one": (lambda x: x.view(1, 2, 8, 1, 12, 6).permute(3, 4, 0, 1, 5, 2).reshape(12, -1), X),
 }
-
-
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 @pytest.mark.parametrize("name", CASES)
