@@ -97,7 +97,58 @@ def operators_page() -> str:
     )
 
 
-PAGES = {"findings.md": findings_page, "ops.md": ops_page, "operators.md": operators_page}
+RECIPES = ("trace", "export", "core ATen")
+
+
+def models_page() -> str:
+    """Which models convert, by nanproof and by each recipe of plain coremltools, and in how many operations."""
+    lines = (RESULTS / "models.jsonl").read_text(encoding="utf-8").splitlines()
+    found: dict[str, dict[str, Any]] = {}
+    for record in map(json.loads, lines):
+        found.setdefault(record["model"], {}).update(record)
+    good = {
+        name: {way: row[way] for way in ("nanproof", *RECIPES) if row.get(way, {}).get("error", 1.0) < _AGREES}
+        for name, row in sorted(found.items())
+    }
+    least = {name: min((ways[w]["ops"] for w in RECIPES if w in ways), default=None) for name, ways in good.items()}
+    rows = [
+        f"| {name} | " + " | ".join(_cell(found[name].get(way, {})) for way in ("nanproof", *RECIPES)) + " |"
+        for name in good
+    ]
+    ours = [name for name, ways in good.items() if "nanproof" in ways]
+    more = [name for name in ours if least[name] is not None and good[name]["nanproof"]["ops"] > least[name]]
+    ops, located = (sum(good[name]["nanproof"][key] for name in ours) for key in ("ops", "located"))
+    counts = [f"{way} {sum(way in ways for ways in good.values())}" for way in RECIPES]
+    asked = sum(any(way in row for way in RECIPES) for row in found.values())
+    any_recipe = sum(any(way in ways for way in RECIPES) for ways in good.values())
+    return (
+        "# Models\n\n"
+        "Architectures in tiny configurations with random weights, converted in float32 for iOS17, written, read, and\n"
+        "executed in `reference` numerics: the number of operations in the file, and the largest error relative to\n"
+        "the range of an output. An error of 1e-4 or more is wrong. Plain coremltools gets models by all its recipes;\n"
+        "where its cells are empty, it has not been asked.\n"
+        "`benchmarks/models.py` measures it.\n\n"
+        f"nanproof converts {len(ours)} of {len(found)} rightly; plain coremltools {any_recipe} of the {asked} that\n"
+        f"it was asked, by some recipe ({', '.join(counts)}).\n"
+        f"Models in which nanproof needs more operations than the best recipe: {', '.join(more) or 'none'}.\n"
+        f"Operations that know their line of Python: {located:,} of {ops:,}.\n\n"
+        "| model | nanproof | trace | export | core ATen |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+_AGREES = 1e-4
+
+
+def _cell(result: dict[str, Any]) -> str:
+    if not result:
+        return ""
+    if result.get("why"):
+        return "no"
+    wrong = "" if result["error"] < _AGREES else ", **wrong**"
+    return f"{result['ops']} ops, {result['error']:.0e}{wrong}"
+
+
+PAGES = {"models.md": models_page, "findings.md": findings_page, "ops.md": ops_page, "operators.md": operators_page}
 
 
 if __name__ == "__main__":
