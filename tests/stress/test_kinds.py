@@ -45,7 +45,7 @@ def test_text():
     assert summary(kinds["tokens"]) == ("ids", 0, 49, True)
     assert "gathers rows of the table 'p_module_words_weight' (50 rows)" in kinds["tokens"].reason
     assert summary(kinds["attends"]) == ("mask", 0, 1, True)
-    assert "1 less it is multiplied by -3.403e+38" in kinds["attends"].reason
+    assert "is taken from 1, which is multiplied by -3.403e+38" in kinds["attends"].reason
     assert summary(kinds["places"]) == ("positions", 0, 17, True)  # 20 rows, 2 of them before position 0
     assert summary(kinds["segments"]) == ("ids", 0, 1, True)
     assert {name: summary(kind) for name, kind in input_kinds(program, [example]).items()} == {

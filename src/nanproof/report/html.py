@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["frame", "page", "write_html"]
 
 _WORDS = {
-    "proved": "Finite for every input inside the stated assumptions, and within tolerance on all that was tried.",
-    "tested": "Finite wherever {reference} is, and within tolerance, on everything that was tried.",
+    "proved": "Finite for every input inside the stated assumptions, and within tolerance on the given inputs.",
+    "tested": "Finite wherever {reference} is on everything that was tried, and within tolerance on the given inputs.",
     "failed": "The written file gives Inf or NaN where {reference} has none, or is off by more than the tolerance.",
     "unknown": "Nothing is known about the written file.",
 }

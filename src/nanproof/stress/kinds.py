@@ -233,9 +233,9 @@ class _Look:
             for behind in follow(op.outputs, self.readers, frozenset()):
                 factor = scalar(behind.other) if behind.op.type == "mul" else None
                 if factor is not None and abs(factor) >= _LARGE:
-                    return f"1 less it is multiplied by {factor:.4g} in '{behind.op.name}'"
+                    return f"is taken from 1, which is multiplied by {factor:.4g} in '{behind.op.name}'"
                 if behind.op.type == "select" and behind.argument == "cond":
-                    return f"1 less it decides in select '{behind.op.name}'"
+                    return f"is taken from 1, which decides in select '{behind.op.name}'"
         return ""
 
     def phase(self, found: Sequence[Use]) -> InputKind | None:
